@@ -1,0 +1,12 @@
+// Preloaded by every npm script, on whatever Node the machine has: the one file that must run on old ones.
+import { readFileSync } from "node:fs";
+
+const pinned = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")).dependencies
+  .node;
+if (process.versions.node.split(".")[0] !== pinned.split(".")[0]) {
+  console.error(
+    `This project runs on Node ${pinned}, which npm installs as a dependency, but this is Node ${process.versions.node}: ` +
+      "the install scripts were skipped. Run `npm ci --ignore-scripts=false`, then use the npm scripts (npm start, npm test).",
+  );
+  process.exit(1);
+}
