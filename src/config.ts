@@ -51,6 +51,8 @@ const settings = z.object({
     .min(1)
     .max(100)
     .default(4),
+  /** Set by `npm run dev`: rebuild the API when a migration ran. */
+  ERP_WATCH: flag.optional(),
   LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
 });
 export type Config = z.output<typeof settings>;

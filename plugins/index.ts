@@ -1,0 +1,20 @@
+import type { ApiOptions } from "../src/graphql/preset.ts";
+import { PageSizePlugin } from "./pageSize.ts";
+import { PlainNamesPlugin } from "./plainNames.ts";
+import { SignInPlugin } from "./signIn.ts";
+import { smartTags } from "./smartTags.ts";
+import { TenantPredicatePlugin } from "./tenantPredicate.ts";
+
+/** The plugins, each with the reason why SQL could not do it. */
+export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileConfig.Plugin[] => [
+  // What is exposed of tables and constraints, beside what grants say.
+  smartTags,
+  // `id` for the column, `user` for (tenant_id, user_id).
+  PlainNamesPlugin,
+  // PostgreSQL has no argon2 and signs no tokens.
+  SignInPlugin,
+  // Row security cannot limit how many rows are asked for.
+  PageSizePlugin,
+  // Gives the planner a parameter, and a router its shard; row security decides without it.
+  ...(options.tenantPredicate === false ? [] : [TenantPredicatePlugin]),
+];

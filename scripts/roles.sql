@@ -1,0 +1,55 @@
+-- The roles of a cluster that serves erp-analytics. Run as a superuser, connected to the database of the product.
+-- Idempotent: an existing role keeps its password. Roles belong to the cluster, so no migration can make them.
+--
+--   erp_user            owns everything and runs migrations. Never a superuser: superusers ignore row security.
+--   erp_authenticator   serves requests. No table grants; NOINHERIT, so that a forgotten `set role` reads nothing.
+--   erp_worker          runs jobs; owns schema graphile_worker.
+--   api_*               what a request or a job may do. Siblings: were one a member of another, it would gain its policies.
+--
+-- Passwords come from the settings erp.owner_password, erp.authenticator_password and erp.worker_password;
+-- without them they are `dev_password`, which is for loopback only.
+do $$
+declare
+  v_login record;
+  v_role text;
+begin
+  for v_login in
+    select *
+      from (values
+        ('erp_user', 'inherit', 'erp.owner_password'),
+        ('erp_authenticator', 'noinherit', 'erp.authenticator_password'),
+        ('erp_worker', 'inherit', 'erp.worker_password')
+      ) as logins (name, inheritance, setting)
+  loop
+    if not exists (select from pg_catalog.pg_roles where rolname = v_login.name) then
+      execute format(
+        'create role %I with login %s nosuperuser nocreatedb nocreaterole noreplication nobypassrls password %L',
+        v_login.name,
+        v_login.inheritance,
+        coalesce(nullif(current_setting(v_login.setting, true), ''), 'dev_password')
+      );
+    end if;
+  end loop;
+
+  foreach v_role in array array['api_anonymous', 'api_viewer', 'api_user', 'api_admin', 'api_super_admin', 'api_job'] loop
+    if not exists (select from pg_catalog.pg_roles where rolname = v_role) then
+      execute format('create role %I with nologin noinherit nosuperuser nobypassrls', v_role);
+    end if;
+  end loop;
+end
+$$;
+
+grant api_anonymous, api_viewer, api_user, api_admin, api_super_admin to erp_authenticator with inherit false, set true, admin false;
+grant api_job to erp_worker with inherit false, set true, admin false;
+-- The owner's definer functions enqueue jobs: only a member of the owner of graphile_worker's tables passes their row security.
+grant erp_worker to erp_user with inherit true, set false, admin false;
+
+do $$
+begin
+  execute format('alter database %I owner to erp_user', current_database());
+  execute format('revoke all on database %I from public', current_database());
+  execute format('grant connect on database %I to erp_authenticator, erp_worker', current_database());
+  -- graphile-worker makes its own schema, as its own login.
+  execute format('grant create on database %I to erp_worker', current_database());
+end
+$$;

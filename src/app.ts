@@ -1,0 +1,103 @@
+import { randomUUID } from "node:crypto";
+import cors from "cors";
+import express, { type ErrorRequestHandler, type Express } from "express";
+import helmet from "helmet";
+import type pg from "pg";
+import type { Logger } from "pino";
+import { pinoHttp } from "pino-http";
+import { postgraphile } from "postgraphile";
+import { grafserv } from "postgraphile/grafserv/express/v4";
+import { authenticate } from "./auth/requests.ts";
+import { makeSessionService } from "./auth/sessions.ts";
+import type { TokenService } from "./auth/tokens.ts";
+import type { Config } from "./config.ts";
+import { makePreset } from "./graphql/preset.ts";
+import { ruruDefaults } from "./graphql/ruru.ts";
+
+export type AppOptions = {
+  config: Pick<Config, "NODE_ENV" | "CORS_ORIGINS" | "TRUST_PROXY" | "GRAPHQL_INTROSPECTION">;
+  authenticatorPool: pg.Pool;
+  tokens: TokenService;
+  log: Logger;
+  watch?: boolean;
+  tenantPredicate?: boolean;
+};
+export type App = { express: Express; close(): Promise<void> };
+
+/** The whole HTTP server, in the order in which a request meets it. */
+export async function createApp(options: AppOptions): Promise<App> {
+  const { config, authenticatorPool, tokens, log } = options;
+  const development = config.NODE_ENV !== "production";
+  const sessions = makeSessionService(authenticatorPool, tokens);
+  const api = postgraphile(
+    makePreset({
+      authenticatorPool,
+      sessions,
+      log,
+      development,
+      introspection: config.GRAPHQL_INTROSPECTION ?? development,
+      watch: options.watch ?? false,
+      ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
+    }),
+  );
+  const graphql = api.createServ(grafserv);
+  await graphql.ready();
+
+  const app = express();
+  app.disable("x-powered-by");
+  app.set("trust proxy", config.TRUST_PROXY.length > 0 ? config.TRUST_PROXY : false);
+
+  // 1. Name the request and log it.
+  app.use(
+    pinoHttp({
+      logger: log,
+      genReqId(_request, response) {
+        const id = randomUUID();
+        response.setHeader("x-request-id", id);
+        return id;
+      },
+      customLogLevel: (_request, response, error) => (error || response.statusCode >= 500 ? "error" : "debug"),
+      // Headers carry tokens and bodies carry passwords: neither is logged.
+      serializers: {
+        req: ({ id, method, url }) => ({ id, method, url }),
+        res: ({ statusCode }) => ({ statusCode }),
+      },
+    }),
+  );
+  // 2. Is it alive, and can it serve?
+  app.get("/healthz", (_request, response) => void response.json({ status: "ok" }));
+  app.get("/readyz", async (_request, response) => {
+    const ready = await authenticatorPool.query("select 1").then(
+      () => true,
+      () => false,
+    );
+    response.status(ready ? 200 : 503).json({ status: ready ? "ok" : "database unreachable" });
+  });
+  // 3. What browsers may do. Ruru's own page needs inline scripts.
+  const strict = helmet();
+  const relaxed = helmet({ contentSecurityPolicy: false });
+  app.use((request, response, next) =>
+    (development && /^\/(graphiql|ruru-static)/.test(request.path) ? relaxed : strict)(request, response, next),
+  );
+  app.use(cors({ origin: config.CORS_ORIGINS, exposedHeaders: ["x-request-id"], maxAge: 600 }));
+  // 4. Who asks?
+  app.use(authenticate(tokens));
+  // 5. The API.
+  if (development) app.get("/graphiql", ruruDefaults);
+  await graphql.addTo(app, null, false);
+  app.get("/", (_request, response) => void response.redirect(development ? "/graphiql" : "/healthz"));
+  // 6. Nothing else is here.
+  app.use((request, response) => {
+    const message = `There is nothing at ${request.method} ${request.path}. The API is at POST /graphql.`;
+    response.status(404).json({ errors: [{ message, extensions: { code: "NOT_FOUND" } }] });
+  });
+  const fallback: ErrorRequestHandler = (error: unknown, request, response, next) => {
+    if (response.headersSent) return next(error);
+    log.error({ err: error, requestId: request.id }, "unexpected error in a request");
+    const message = `Something went wrong on our side. It is logged under ${String(request.id)}.`;
+    response.status(500).json({ errors: [{ message, extensions: { code: "INTERNAL", errorId: request.id } }] });
+  };
+  app.use(fallback);
+
+  return { express: app, close: async () => void (await api.release()) };
+}

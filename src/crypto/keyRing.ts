@@ -1,0 +1,75 @@
+import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
+import { UserError } from "../config.ts";
+
+/**
+ * Envelope encryption. A key-encryption key of the ring wraps each tenant's data key; the data key seals secrets.
+ * A sealed value is AES-256-GCM: nonce (12 bytes), ciphertext, tag (16 bytes). The additional data binds it to its
+ * place, so that a ciphertext copied to another row or tenant does not open.
+ */
+export type KeyRing = {
+  /** Id of the key that wraps. */
+  readonly current: string;
+  wrap(dataKey: Buffer, place: KeyPlace): { kekId: string; wrapped: Buffer };
+  /** Throws when the ring lacks `kekId`, or the wrapped key belongs elsewhere. */
+  unwrap(wrapped: Buffer, kekId: string, place: KeyPlace): Buffer;
+};
+export type KeyPlace = { tenantId: string; version: number };
+export type SecretPlace = { tenantId: string; table: string; rowId: string; version: number };
+
+/** @param encryptionKeys 32 bytes each, base64; the first wraps, all unwrap. */
+export function makeKeyRing(encryptionKeys: readonly { id: string; key: string }[]): KeyRing {
+  const keys = new Map(encryptionKeys.map(({ id, key }) => [id, Buffer.from(key, "base64")]));
+  for (const [id, key] of keys)
+    if (key.length !== 32) throw new UserError(`Encryption key "${id}" has ${key.length} bytes instead of 32.`);
+  const current = encryptionKeys[0]?.id;
+  if (current === undefined) throw new UserError("There is no encryption key.");
+  const find = (id: string) => {
+    const key = keys.get(id);
+    if (!key) throw new Error(`The key ring has no key "${id}": add it to ENCRYPTION_KEYS.`);
+    return key;
+  };
+  const placeOfKey = ({ tenantId, version }: KeyPlace) => additionalData("tenant_keys", tenantId, version);
+  return {
+    current,
+    wrap: (dataKey, place) => ({ kekId: current, wrapped: encrypt(dataKey, find(current), placeOfKey(place)) }),
+    unwrap: (wrapped, kekId, place) => decrypt(wrapped, find(kekId), placeOfKey(place)),
+  };
+}
+
+export const generateDataKey = () => randomBytes(32);
+
+export function seal(plaintext: string, dataKey: Buffer, place: SecretPlace): Buffer {
+  return encrypt(Buffer.from(plaintext, "utf8"), dataKey, placeOfSecret(place));
+}
+
+/** Throws when the ciphertext was altered or belongs to another place. */
+export function unseal(ciphertext: Buffer, dataKey: Buffer, place: SecretPlace): string {
+  return decrypt(ciphertext, dataKey, placeOfSecret(place)).toString("utf8");
+}
+
+/** `ENCRYPTION_KEYS`: `id:base64` pairs, separated by commas. */
+export function parseEncryptionKeys(text: string): { id: string; key: string }[] {
+  return text.split(",").map((pair) => {
+    const [, id, key] = /^\s*([\w-]+):([A-Za-z0-9+/=]+)\s*$/.exec(pair) ?? [];
+    if (!id || !key) throw new UserError("ENCRYPTION_KEYS must be a list of id:base64 pairs, separated by commas.");
+    return { id, key };
+  });
+}
+
+const placeOfSecret = (place: SecretPlace) =>
+  additionalData(place.table, place.tenantId, place.rowId, place.version);
+const additionalData = (...parts: (string | number)[]) => Buffer.from(JSON.stringify(parts), "utf8");
+
+function encrypt(plaintext: Buffer, key: Buffer, aad: Buffer): Buffer {
+  const nonce = randomBytes(12);
+  const cipher = createCipheriv("aes-256-gcm", key, nonce).setAAD(aad);
+  return Buffer.concat([nonce, cipher.update(plaintext), cipher.final(), cipher.getAuthTag()]);
+}
+
+function decrypt(sealed: Buffer, key: Buffer, aad: Buffer): Buffer {
+  if (sealed.length < 28) throw new Error("A sealed value has at least 28 bytes.");
+  const decipher = createDecipheriv("aes-256-gcm", key, sealed.subarray(0, 12), { authTagLength: 16 })
+    .setAAD(aad)
+    .setAuthTag(sealed.subarray(-16));
+  return Buffer.concat([decipher.update(sealed.subarray(12, -16)), decipher.final()]);
+}

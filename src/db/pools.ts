@@ -1,0 +1,62 @@
+import pg from "pg";
+import type { Logger } from "pino";
+
+/** A connection that fails while idle is replaced by the pool; without a listener it would end the process. */
+export function makePool(
+  url: string,
+  options: { name: string; max: number; log: Logger; pipeline?: boolean },
+): pg.Pool {
+  const pool = new pg.Pool({
+    connectionString: connectionString(url),
+    max: options.max,
+    application_name: `erp-analytics ${options.name}`,
+    connectionTimeoutMillis: 5_000,
+    keepAlive: true,
+    ...(options.pipeline ? { pipeline: true } : {}),
+  });
+  const report = (error: Error) => options.log.warn({ err: error, pool: options.name }, "lost a database connection");
+  pool.on("error", report);
+  pool.on("connect", (client) => client.on("error", report));
+  return pool;
+}
+
+/** Drops `schema`, a parameter of other tools' URLs that neither PostgreSQL nor psql knows. */
+export function connectionString(url: string): string {
+  const parsed = new URL(url);
+  parsed.searchParams.delete("schema");
+  return parsed.href;
+}
+
+/** Runs `work` on a client of its own, outside any pool. */
+export async function withClient<Result>(url: string, work: (client: pg.Client) => Promise<Result>): Promise<Result> {
+  const client = new pg.Client({ connectionString: connectionString(url), connectionTimeoutMillis: 5_000 });
+  client.on("error", () => {});
+  await client.connect();
+  try {
+    return await work(client);
+  } finally {
+    await client.end();
+  }
+}
+
+/** Runs `work` in one transaction; rolls back when it throws. A client that could not roll back is thrown away. */
+export async function withTransaction<Result>(
+  pool: pg.Pool,
+  work: (client: pg.PoolClient) => Promise<Result>,
+): Promise<Result> {
+  const client = await pool.connect();
+  let broken: Error | undefined;
+  try {
+    await client.query("begin");
+    const result = await work(client);
+    await client.query("commit");
+    return result;
+  } catch (error) {
+    await client.query("rollback").catch((rollbackError: Error) => {
+      broken = rollbackError;
+    });
+    throw error;
+  } finally {
+    client.release(broken);
+  }
+}

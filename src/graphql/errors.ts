@@ -1,0 +1,108 @@
+import { randomUUID } from "node:crypto";
+import { GraphQLError } from "graphql";
+import type { Logger } from "pino";
+import { isSafeError } from "postgraphile/grafast";
+import { z } from "zod";
+import { isConnectionFailure } from "../db/failures.ts";
+
+/** Every `extensions.code` that the API answers with. docs/errors.md says what to do about each. */
+export type ErrorCode =
+  | "UNAUTHENTICATED"
+  | "FORBIDDEN"
+  | "NOT_FOUND"
+  | "INVALID_INPUT"
+  | "CONFLICT"
+  | "LIMIT_EXCEEDED"
+  | "RATE_LIMITED"
+  | "QUERY_TOO_EXPENSIVE"
+  | "TIMEOUT"
+  | "UNAVAILABLE"
+  | "INTERNAL";
+
+/** An error whose message is meant for the client. */
+export class ApiError extends Error {
+  override name = "ApiError";
+  readonly code: ErrorCode;
+  readonly extensions: Record<string, unknown>;
+  constructor(code: ErrorCode, message: string, extensions: Record<string, unknown> = {}) {
+    super(message);
+    this.code = code;
+    this.extensions = extensions;
+  }
+}
+
+const databaseError = z.object({
+  code: z.string().regex(/^[0-9A-Z]{5}$/),
+  message: z.string(),
+  detail: z.string().optional(),
+});
+
+/** SQLSTATE → what the client learns. Our own states (EA...) speak for themselves; PostgreSQL's say nothing of the schema. */
+const bySqlState: Record<string, { code: ErrorCode; message?: string }> = {
+  EA400: { code: "INVALID_INPUT" },
+  EA401: { code: "UNAUTHENTICATED" },
+  EA403: { code: "FORBIDDEN" },
+  EA404: { code: "NOT_FOUND" },
+  EA409: { code: "CONFLICT" },
+  "42501": { code: "FORBIDDEN", message: "Your role does not permit this." },
+  "22P02": { code: "INVALID_INPUT", message: "A value is not of the expected form." },
+  "22003": { code: "INVALID_INPUT", message: "A number is out of range." },
+  "22007": { code: "INVALID_INPUT", message: "A date or time is not of the expected form." },
+  "22008": { code: "INVALID_INPUT", message: "A date or time is out of range." },
+  "22021": { code: "INVALID_INPUT", message: "A text has a character that cannot be stored." },
+  "22P05": { code: "INVALID_INPUT", message: "A text has a character that cannot be stored." },
+  "22001": { code: "INVALID_INPUT", message: "A text is too long." },
+  "22023": { code: "INVALID_INPUT", message: "A value is not permitted here." },
+  "23502": { code: "INVALID_INPUT", message: "A required value is missing." },
+  "23503": { code: "CONFLICT", message: "It refers to something that does not exist, or something still refers to it." },
+  "23505": { code: "CONFLICT", message: "There is one with this value already." },
+  "23514": { code: "INVALID_INPUT", message: "A value is not permitted here." },
+  "40001": { code: "CONFLICT", message: "Somebody else changed this at the same time. Try again." },
+  "40P01": { code: "CONFLICT", message: "Somebody else changed this at the same time. Try again." },
+  "55P03": { code: "CONFLICT", message: "Somebody else is changing this. Try again." },
+  "57014": { code: "TIMEOUT", message: "This took longer than your role permits. Ask for less." },
+  "25P04": { code: "TIMEOUT", message: "This took longer than your role permits. Ask for less." },
+  "53300": { code: "UNAVAILABLE", message: "The database has no connection free. Try again in a moment." },
+  "57P01": { code: "UNAVAILABLE", message: "The database is restarting. Try again in a moment." },
+  "57P02": { code: "UNAVAILABLE", message: "The database is restarting. Try again in a moment." },
+  "57P03": { code: "UNAVAILABLE", message: "The database is starting. Try again in a moment." },
+};
+
+/** What a client learns of any error: a code and a sentence. What is unexpected is logged under an id and masked. */
+export function makeMaskError(log: Logger) {
+  return (error: GraphQLError): GraphQLError => {
+    const cause = error.originalError ?? undefined;
+    const answer = (message: string, extensions: Record<string, unknown>) =>
+      new GraphQLError(message, {
+        nodes: error.nodes ?? null,
+        source: error.source ?? null,
+        positions: error.positions ?? null,
+        path: error.path ?? null,
+        originalError: cause ?? null,
+        extensions,
+      });
+    if (cause instanceof ApiError) return answer(cause.message, { ...cause.extensions, code: cause.code });
+    // Written by graphql-js or by us for the client: a bad document, a null where none may be.
+    if (!cause || cause instanceof GraphQLError)
+      return answer(error.message, { code: "INVALID_INPUT", ...error.extensions });
+    if (isSafeError(cause)) return answer(cause.message, { code: "INVALID_INPUT", ...cause.extensions });
+
+    const fromDatabase = databaseError.safeParse(cause).data;
+    const known = fromDatabase && bySqlState[fromDatabase.code];
+    if (known) {
+      const ours = fromDatabase.code.startsWith("EA");
+      return answer(known.message ?? fromDatabase.message, {
+        code: known.code,
+        ...(ours && fromDatabase.detail ? { reason: fromDatabase.detail } : {}),
+      });
+    }
+    if (isConnectionFailure(cause))
+      return answer("The database cannot be reached. Try again in a moment.", { code: "UNAVAILABLE" });
+    if (/^(Execution|Planning) timeout/i.test(cause.message))
+      return answer("This took too long. Ask for less.", { code: "TIMEOUT" });
+
+    const errorId = randomUUID();
+    log.error({ err: cause, errorId, path: error.path }, "unexpected error in a GraphQL operation");
+    return answer(`Something went wrong on our side. It is logged under ${errorId}.`, { code: "INTERNAL", errorId });
+  };
+}

@@ -1,0 +1,70 @@
+import { GraphQLError, getOperationAST, Kind, NoSchemaIntrospectionCustomRule } from "graphql";
+import type pg from "pg";
+import { OperationTransaction } from "./operationTransaction.ts";
+
+const SIGN_INS = new Set(["login", "refreshSession"]);
+
+/**
+ * Gives each GraphQL operation one OperationTransaction, and ends it before the answer goes out. A plugin, because
+ * PostGraphile's own adaptor takes a connection and a transaction for every single SQL statement.
+ */
+export function makeOnePerOperationPlugin(
+  pool: pg.Pool,
+  options: { introspection: boolean },
+): GraphileConfig.Plugin {
+  return {
+    name: "OnePerOperationPlugin",
+    version: "1.0.0",
+    description: "One transaction per GraphQL operation, on one connection",
+    grafast: {
+      middleware: {
+        async execute(next, { args }) {
+          const operation = getOperationAST(args.document, args.operationName);
+          const context = args.contextValue as Grafast.Context;
+          const kind = operation?.operation === "mutation" ? "mutation" : "query";
+          const transaction = new OperationTransaction(pool, kind, context.identity);
+          context.withPgClient = transaction.withPgClient;
+          let result: Awaited<ReturnType<typeof next>>;
+          try {
+            result = await next();
+          } catch (error) {
+            await transaction.finish().catch(() => {});
+            throw error;
+          }
+          try {
+            await transaction.finish();
+            return result;
+          } catch (error) {
+            const cause = error instanceof Error ? error : new Error(String(error));
+            return { data: null, errors: [new GraphQLError(cause.message, { originalError: cause })] };
+          }
+        },
+      },
+    },
+    grafserv: {
+      middleware: {
+        async setPreset(next, event) {
+          await next();
+          if (!options.introspection) event.validationRules.push(NoSchemaIntrospectionCustomRule);
+          event.validationRules.push((validation) => ({
+            // A sign-in changes who the operation is, and each is an attempt to count.
+            OperationDefinition(node) {
+              const fields = node.selectionSet.selections;
+              const signIn = fields.find((field) => field.kind === Kind.FIELD && SIGN_INS.has(field.name.value));
+              if (signIn?.kind === Kind.FIELD && fields.length > 1)
+                validation.reportError(
+                  new GraphQLError(`"${signIn.name.value}" must be the only field of its operation.`, { nodes: signIn }),
+                );
+              if (node.operation === "mutation")
+                for (const field of fields)
+                  if (field.kind !== Kind.FIELD)
+                    validation.reportError(
+                      new GraphQLError("A mutation names its fields directly, not in fragments.", { nodes: field }),
+                    );
+            },
+          }));
+        },
+      },
+    },
+  };
+}

@@ -1,0 +1,90 @@
+import type { Request } from "express";
+import { GraphQLError } from "graphql";
+import type pg from "pg";
+import type { Logger } from "pino";
+import "postgraphile";
+import "postgraphile/grafserv/express/v4";
+import { PgAggregatesPreset } from "@graphile/pg-aggregates";
+import { PgSimplifyInflectionPreset } from "@graphile/simplify-inflection";
+import { makePgService, PgSubscriber } from "postgraphile/adaptors/pg";
+import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
+import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
+import { type Identity, identityOf } from "../auth/requests.ts";
+import type { SessionService } from "../auth/sessions.ts";
+import { plugins } from "../../plugins/index.ts";
+import { makeMaskError } from "./errors.ts";
+import { makeOnePerOperationPlugin } from "./onePerOperation.ts";
+
+declare global {
+  namespace Grafast {
+    interface Context {
+      identity: Identity;
+      sessions: SessionService;
+    }
+  }
+}
+
+export type ApiOptions = {
+  authenticatorPool: pg.Pool;
+  sessions: SessionService;
+  log: Logger;
+  /** Ruru, and the reasons of refused documents that name what exists. */
+  development: boolean;
+  introspection: boolean;
+  /** Rebuild when something notifies `postgraphile_watch`. */
+  watch: boolean;
+  /** Add `tenant_id = $n` to generated queries. Off only in tests that prove isolation without it. */
+  tenantPredicate?: boolean;
+};
+
+export function makePreset(options: ApiOptions): GraphileConfig.Preset {
+  const { authenticatorPool, sessions, log, development, watch } = options;
+  return {
+    extends: [
+      PostGraphileAmberPreset,
+      PgSimplifyInflectionPreset,
+      PostGraphileConnectionFilterPreset,
+      PgAggregatesPreset,
+    ],
+    plugins: [...plugins(options), makeOnePerOperationPlugin(authenticatorPool, options)],
+    // Global ids are off: a row's `id` is its uuid column.
+    disablePlugins: ["NodePlugin", "QueryQueryPlugin", "SwallowErrorsPlugin"],
+    pgServices: [
+      makePgService({
+        pool: authenticatorPool,
+        schemas: ["public"],
+        ...(watch ? { pgSubscriber: new PgSubscriber(authenticatorPool) } : { pubsub: false }),
+      }),
+    ],
+    gather: { installWatchFixtures: false },
+    schema: {
+      dontSwallowErrors: true,
+      connectionFilterRelations: true,
+      connectionFilterAllowNullInput: false,
+      connectionFilterAllowEmptyObjectInput: true,
+      defaultBehavior:
+        "-aggregates -resource:aggregates -groupedAggregates -resource:groupedAggregates -aggregates:filterBy -aggregates:orderBy -resource:relatedAggregates:orderBy",
+    },
+    grafast: {
+      explain: false,
+      maxPlanningDepth: 50,
+      timeouts: { planning: 500, execution: 60_000 },
+      context(context) {
+        const request: Request | undefined = context.expressv4?.req;
+        if (!request) throw new GraphQLError("Only HTTP requests are served.");
+        // Both are replaced for each operation by OnePerOperationPlugin.
+        return { pgSettings: {}, identity: identityOf(request), sessions };
+      },
+    },
+    grafserv: {
+      graphqlPath: "/graphql",
+      graphiql: development,
+      graphiqlPath: "/graphiql",
+      graphiqlOnGraphQLGET: false,
+      maxRequestLength: 100_000,
+      maskError: makeMaskError(log),
+      watch,
+      websockets: false,
+    },
+  };
+}

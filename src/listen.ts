@@ -1,0 +1,18 @@
+import type { Server } from "node:http";
+import { type Config, UserError } from "./config.ts";
+
+/** Listens on HOST and PORT, or says in a sentence why that cannot be. */
+export function listen(server: Server, { HOST, PORT }: Pick<Config, "HOST" | "PORT">): Promise<void> {
+  return new Promise((listening, failed) => {
+    server.once("error", (error: NodeJS.ErrnoException) => {
+      const reasons: Record<string, string> = {
+        EADDRINUSE: `Port ${PORT} on ${HOST} is taken by another program. Set another: PORT=${PORT + 1} npm start.`,
+        EACCES: `Port ${PORT} is reserved for the superuser. Set one above 1023: PORT=4000 npm start.`,
+        EADDRNOTAVAIL: `HOST ${HOST} is not an address of this machine.`,
+        ENOTFOUND: `HOST ${HOST} is not an address of this machine.`,
+      };
+      failed(new UserError(reasons[error.code ?? ""] ?? `Cannot listen on ${HOST}:${PORT}: ${error.message}.`));
+    });
+    server.listen(PORT, HOST, listening);
+  });
+}

@@ -1,0 +1,94 @@
+import { createServer } from "node:http";
+import { resolve } from "node:path";
+import { pino } from "pino";
+import { createApp } from "./app.ts";
+import { makeTokenService } from "./auth/tokens.ts";
+import { type Config, loadConfig, UserError } from "./config.ts";
+import { makeKeyRing, parseEncryptionKeys } from "./crypto/keyRing.ts";
+import { openDatabase } from "./db/database.ts";
+import { migrate } from "./db/migrate.ts";
+import { makePool } from "./db/pools.ts";
+import { listen } from "./listen.ts";
+import { runProgram } from "./program.ts";
+import { loadSecrets } from "./secrets.ts";
+import { startWorker } from "./worker/runner.ts";
+
+type Part = "all" | "api" | "worker";
+
+function parsePart(args: string[]): Part {
+  const [part = "all", ...rest] = args;
+  if (rest.length > 0 || !["all", "api", "worker"].includes(part))
+    throw new UserError(`Unknown argument "${args.join(" ")}". Settings are environment variables: PORT=4001 npm start.`);
+  return part as Part;
+}
+
+/** Starts what this process is to be, in order; what was started is stopped in reverse. */
+async function main(onStop: (stop: () => Promise<unknown>) => void, say: (sentence: string) => void) {
+  const part = parsePart(process.argv.slice(2));
+  const config = loadConfig();
+  const log = pino({ level: config.LOG_LEVEL });
+  if (part !== "all" && !config.DATABASE_URL)
+    throw new UserError(`\`npm run ${part}\` needs DATABASE_URL; \`npm start\` runs everything with an embedded PostgreSQL.`);
+
+  const database = await openDatabase(config, { purpose: "npm start", say });
+  onStop(() => database.close());
+  const { urls } = database;
+
+  // Taken first, so that a taken port is known at once; answers 503 until the API stands.
+  const server = createServer((_request, response) => {
+    response.writeHead(503, { "content-type": "application/json", "retry-after": "1" });
+    response.end(JSON.stringify({ status: "starting" }));
+  });
+  if (part !== "worker") {
+    await listen(server, config);
+    onStop(
+      () =>
+        new Promise<void>((stopped) => {
+          server.close(() => stopped());
+          server.closeIdleConnections();
+        }),
+    );
+  }
+
+  const secrets = await loadSecrets(resolve(config.DATA_DIR));
+  const encryptionKeys = config.ENCRYPTION_KEYS ? parseEncryptionKeys(config.ENCRYPTION_KEYS) : secrets.encryptionKeys;
+  const keyRing = makeKeyRing(encryptionKeys);
+  if (part === "all") await migrate(urls);
+
+  // The demo's own simulator and data, in a cluster that is ours alone.
+  const demo = part === "all" && database.embedded && config.NODE_ENV !== "production";
+  let simulatorUrl = config.SIMULATOR_URL ?? defaultSimulatorUrl(config);
+  if (demo) {
+    const { startDemo } = await import("../scripts/demo.ts");
+    const running = await startDemo({ ownerUrl: urls.owner, keyRing, simulatorPort: config.SIMULATOR_PORT, say });
+    onStop(() => running.close());
+    simulatorUrl = running.simulatorUrl;
+  }
+
+  if (part !== "worker") {
+    const authenticatorPool = makePool(urls.authenticator, { name: "api", max: 20, log, pipeline: true });
+    onStop(() => authenticatorPool.end());
+    const issuer = config.PUBLIC_URL ?? "erp-analytics";
+    const tokens = makeTokenService(secrets.tokenKeys, { issuer, audience: "erp-analytics" });
+    const app = await createApp({ config, authenticatorPool, tokens, log, watch: config.ERP_WATCH ?? false });
+    onStop(() => app.close());
+    server.removeAllListeners("request").on("request", app.express);
+  }
+  if (part !== "api") {
+    const workerPool = makePool(urls.worker, { name: "worker", max: config.JOB_CONCURRENCY + 4, log });
+    onStop(() => workerPool.end());
+    const worker = await startWorker({ workerPool, concurrency: config.JOB_CONCURRENCY, log, keyRing, simulatorUrl });
+    onStop(() => worker.stop());
+  }
+  if (part === "worker") say("The worker is running. Ctrl-C stops it.");
+  else {
+    const { welcome } = await import("./welcome.ts");
+    say(welcome({ config, urls, demo }));
+  }
+}
+
+function defaultSimulatorUrl(config: Config) {
+  return config.NODE_ENV === "production" ? undefined : `http://127.0.0.1:${config.SIMULATOR_PORT}`;
+}
+
+await runProgram(main);

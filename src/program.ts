@@ -1,0 +1,42 @@
+import { UserError } from "./config.ts";
+
+type Stop = () => Promise<unknown>;
+
+/**
+ * Runs a program until SIGINT or SIGTERM, then stops what it registered, last first. A second signal ends it at once.
+ * A UserError is printed as its sentence; anything else with its stack, for us to mend. Both exit with 1.
+ */
+export async function runProgram(
+  main: (onStop: (stop: Stop) => void, say: (sentence: string) => void) => Promise<void>,
+): Promise<void> {
+  const stops: Stop[] = [];
+  let stopping: Promise<void> | undefined;
+  const stop = (exitCode: number) => {
+    stopping ??= (async () => {
+      let failed = false;
+      // What is registered while stopping is stopped too.
+      for (let next = stops.pop(); next; next = stops.pop())
+        await next().catch((error: unknown) => {
+          failed = true;
+          console.error(error);
+        });
+      process.exit(failed ? 1 : exitCode);
+    })();
+    return stopping;
+  };
+  const onSignal = () => {
+    if (stopping) process.exit(1);
+    void stop(0);
+  };
+  process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
+  const onStop = (next: Stop) => {
+    stops.push(next);
+  };
+  try {
+    await main(onStop, (sentence) => process.stdout.write(`${sentence}\n`));
+  } catch (error) {
+    if (stopping) return;
+    console.error(error instanceof UserError ? error.message : error);
+    await stop(1);
+  }
+}

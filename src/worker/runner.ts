@@ -1,0 +1,58 @@
+import { EventEmitter } from "node:events";
+import { Logger as WorkerLogger, parseCronItems, run, type WorkerEvents } from "graphile-worker";
+import type pg from "pg";
+import type { Logger } from "pino";
+import { makeTaskList, schedule, type TaskServices } from "../../tasks/index.ts";
+
+const HEARTBEAT_MS = 5_000;
+
+export type Worker = { stop(): Promise<void> };
+
+/** Runs jobs and schedules until it is stopped, which lets running jobs end (five seconds) or hands them on. */
+export async function startWorker(
+  options: Omit<TaskServices, "pool"> & { workerPool: pg.Pool; concurrency: number; log: Logger },
+): Promise<Worker> {
+  const { workerPool, log, concurrency } = options;
+  // Made here, because the runner announces its pool, whose id locks jobs, before it can be listened to.
+  const events: WorkerEvents = new EventEmitter();
+  let workerId: string | undefined;
+  const beat = async () => {
+    if (!workerId) return;
+    const { rows } = await workerPool.query("select app_hidden.worker_heartbeat($1) as dead", [workerId]);
+    if (rows[0]?.dead.length > 0) log.warn({ dead: rows[0].dead }, "freed the jobs of workers that died");
+  };
+  const tick = () => void beat().catch((error: Error) => log.warn({ err: error }, "heartbeat failed"));
+  events.on("pool:create", ({ workerPool: created }) => {
+    workerId = created.id;
+    tick();
+  });
+  events.on("job:failed", ({ job, error }) =>
+    log.error({ err: error, task: job.task_identifier, job: job.id, attempts: job.attempts }, "job failed for good"),
+  );
+  const runner = await run({
+    pgPool: workerPool,
+    events,
+    taskList: makeTaskList({ ...options, pool: workerPool }),
+    parsedCronItems: parseCronItems(schedule),
+    noHandleSignals: true,
+    preset: {
+      worker: {
+        concurrentJobs: concurrency,
+        pollInterval: 1_000,
+        gracefulShutdownAbortTimeout: 5_000,
+        logger: new WorkerLogger(() => (level, message, meta) => {
+          if (level === "error") log.error({ meta }, message);
+          else if (level === "warning") log.warn(message);
+          else log.debug(message);
+        }),
+      },
+    },
+  });
+  const heartbeat = setInterval(tick, HEARTBEAT_MS);
+  return {
+    async stop() {
+      clearInterval(heartbeat);
+      await runner.stop();
+    },
+  };
+}
