@@ -1,5 +1,5 @@
 import { Logger } from "@graphile/logger";
-import { migrate as runMigrations } from "graphile-migrate";
+import { migrate as runMigrations, watch } from "graphile-migrate";
 import { runMigrations as runWorkerMigrations, Logger as WorkerLogger } from "graphile-worker";
 import { paths } from "../paths.ts";
 import { connectionString, withClient } from "./pools.ts";
@@ -26,3 +26,7 @@ export async function migrate(urls: { owner: string; worker: string }): Promise<
 
 export const installWorkerSchema = (workerUrl: string) =>
   runWorkerMigrations({ connectionString: connectionString(workerUrl), preset: { worker: { logger: workerLogger } } });
+
+/** Runs `migrations/current`, as `npm run db -- watch` does, once. */
+export const applyCurrent = (ownerUrl: string) =>
+  watch({ connectionString: connectionString(ownerUrl), migrationsFolder: paths.migrations, logger }, true);

@@ -87,9 +87,7 @@ export class ProviderError extends Error {
 
 // Node's Intl follows everyday practice, not ISO 4217, for these 17 (Node 24.21, all others compared equal): it gives
 // them no decimals, and 1250 minor units of COP would become 1250 instead of 12.50.
-const roundedByIntl = new Set(
-  "AFN ALL COP HUF IDR IRR KPW LAK LBP MGA MMK PKR SLL SOS SYP YER".split(" "),
-);
+const roundedByIntl = new Set("AFN ALL COP HUF IDR IRR KPW LAK LBP MGA MMK PKR SLL SOS SYP YER".split(" "));
 const exponents = new Map([["IQD", 3]]);
 
 /** How many decimals the currency's minor unit has: JPY 0, USD 2, BHD 3. */

@@ -16,9 +16,7 @@ export type SquareCall = {
 };
 
 const errorBody = z.object({
-  errors: z
-    .array(z.object({ category: z.string(), code: z.string(), detail: z.string().optional() }))
-    .min(1),
+  errors: z.array(z.object({ category: z.string(), code: z.string(), detail: z.string().optional() })).min(1),
 });
 
 /** One request to Square: the answer in the caller's shape, or a ProviderError that says what to do next. */
@@ -26,7 +24,8 @@ export async function callSquare<Shape>(call: SquareCall, shape: z.ZodType<Shape
   const { response, text } = await exchange(call);
   const answer = parseJson(text);
   if (!response.ok) throw refusal(response, answer);
-  if (answer === undefined) throw new ProviderError("transient", `Square's answer is not JSON (${call.path})`);
+  if (answer === undefined)
+    throw new ProviderError("transient", `Square's answer is not JSON (${call.path})`);
   const parsed = shape.safeParse(answer);
   if (parsed.success) return parsed.data;
   const problem = z.prettifyError(parsed.error);

@@ -7,7 +7,7 @@ const overlapMs = 10 * 60_000;
 
 /**
  * A run reads one window of `updated_at`, page by page. A cursor is good only for the very query that gave it, so
- * everything that the query is made of stays in the window, whatever happens to the configuration meanwhile.
+ * everything that the query is made of stays in the window, whatever happens to the settings meanwhile.
  */
 const window = z.object({
   start: z.iso.datetime(),
@@ -15,72 +15,86 @@ const window = z.object({
   locationIds: z.array(z.string()),
   limit: z.int(),
 });
-export type Window = z.output<typeof window>;
+type Window = z.output<typeof window>;
 
 export const squareCheckpoint = z.object({
   /** Everything updated until then has been saved, for `locationIds`. */
   highWater: z.iso.datetime().nullable(),
   locationIds: z.array(z.string()),
+  /** Null between runs; so are the three below. */
   window: window.nullable(),
   cursor: z.string().nullable(),
-  /** For the endpoints that take one location at a time. */
-  locationIndex: z.int().min(0),
-  /** The last `updated_at` seen at this location in this window. */
+  /** Where the cursor's query starts: the window's start, or later if an old cursor had to be given up. */
+  from: z.iso.datetime().nullable(),
+  /** The newest `updated_at` that this query has given so far. */
   reached: z.iso.datetime().nullable(),
+  /** For endpoints that take one location at a time. */
+  locationIndex: z.int().min(0),
 });
 export type SquareCheckpoint = z.output<typeof squareCheckpoint>;
 
+export type Query = {
+  from: string;
+  end: string;
+  locationIds: string[];
+  limit: number;
+  cursor: string | null;
+};
 export type Answer = Pick<Page<never>, "events" | "unparsable"> & {
   cursor: string | undefined;
   reached: string | undefined;
 };
-/** Asks Square for one page; `start` is where this location's records begin. */
-export type Ask = (window: Window, location: number, cursor: string | null) => Promise<Answer>;
 
-/** Fetches the next page of the current window, or opens a window. `oneByOne`: the endpoint takes one location. */
+/** Fetches the next page of the open window, or the first of a new one. `oneByOne`: one location per query. */
 export async function fetchWindowPage(
   request: SquareRequest<SquareCheckpoint>,
   options: { maxLimit: number; oneByOne: boolean },
-  ask: Ask,
+  ask: (query: Query) => Promise<Answer>,
 ): Promise<Page<SquareCheckpoint>> {
-  const checkpoint = request.checkpoint;
-  const open = checkpoint?.window ?? openWindow(request.config, request.now, checkpoint, options.maxLimit);
-  const position = {
-    highWater: checkpoint?.highWater ?? null,
-    locationIds: checkpoint?.locationIds ?? [],
-    window: open,
-    cursor: checkpoint?.window ? checkpoint.cursor : null,
-    locationIndex: checkpoint?.window ? checkpoint.locationIndex : 0,
-    reached: checkpoint?.window ? checkpoint.reached : null,
+  const resumed = request.checkpoint?.window ? request.checkpoint : undefined;
+  const open =
+    resumed?.window ?? openWindow(request.config, request.now, request.checkpoint, options.maxLimit);
+  const locationIndex = resumed?.locationIndex ?? 0;
+  const query = {
+    ...open,
+    from: resumed?.from ?? open.start,
+    cursor: resumed?.cursor ?? null,
+    locationIds: options.oneByOne
+      ? open.locationIds.slice(locationIndex, locationIndex + 1)
+      : open.locationIds,
   };
+  const { answer, from } = await askAgainIfStale(query, resumed?.reached ?? query.from, ask);
 
-  const answer = await askOrRestart(position, ask);
-  const { events, unparsable } = answer;
+  const page = { events: answer.events, unparsable: answer.unparsable };
+  const before = {
+    highWater: request.checkpoint?.highWater ?? null,
+    locationIds: request.checkpoint?.locationIds ?? [],
+  };
   if (answer.cursor !== undefined) {
-    const reached = answer.reached ?? position.reached;
-    return { events, unparsable, checkpoint: { ...position, cursor: answer.cursor, reached }, done: false };
+    const reached = answer.reached ?? resumed?.reached ?? null;
+    const position = { window: open, cursor: answer.cursor, from, reached, locationIndex };
+    return { ...page, checkpoint: { ...before, ...position }, done: false };
   }
-  const locationIndex = position.locationIndex + 1;
-  if (options.oneByOne && locationIndex < open.locationIds.length) {
-    const next = { ...position, cursor: null, reached: null, locationIndex };
-    return { events, unparsable, checkpoint: next, done: false };
+  const start = { cursor: null, from: null, reached: null };
+  if (options.oneByOne && locationIndex + 1 < open.locationIds.length) {
+    const position = { ...start, window: open, locationIndex: locationIndex + 1 };
+    return { ...page, checkpoint: { ...before, ...position }, done: false };
   }
   // Promoted last: only now has everything up to the window's end been read.
-  const finished = { highWater: open.end, locationIds: open.locationIds, window: null };
-  return {
-    events,
-    unparsable,
-    checkpoint: { ...finished, cursor: null, locationIndex: 0, reached: null },
-    done: true,
-  };
+  const finished = { highWater: open.end, locationIds: open.locationIds, window: null, locationIndex: 0 };
+  return { ...page, checkpoint: { ...start, ...finished }, done: true };
 }
 
-function openWindow(config: SquareConfig, now: Date, previous: SquareCheckpoint | undefined, maxLimit: number) {
-  const known = new Set(previous?.locationIds);
-  // A location added since then has a past that the high-water mark knows nothing of.
-  const coversAll = config.locationIds.every((id) => known.has(id));
+function openWindow(
+  config: SquareConfig,
+  now: Date,
+  previous: SquareCheckpoint | undefined,
+  maxLimit: number,
+): Window {
+  const covered = new Set(previous?.locationIds);
+  // A location added since has a past that the high-water mark knows nothing of: read everything again.
   const start =
-    previous?.highWater && coversAll
+    previous?.highWater && config.locationIds.every((id) => covered.has(id))
       ? Date.parse(previous.highWater) - overlapMs
       : now.getTime() - config.backfillDays * 86_400_000;
   return {
@@ -91,15 +105,13 @@ function openWindow(config: SquareConfig, now: Date, previous: SquareCheckpoint 
   };
 }
 
-/** A cursor that lay too long is refused. Pages are sorted by `updated_at`, so reading resumes where it had come to. */
-async function askOrRestart(position: SquareCheckpoint & { window: Window }, ask: Ask): Promise<Answer> {
-  const { window: open, locationIndex, cursor, reached } = position;
+/** A cursor that has lain too long is refused. Pages come in order of `updated_at`, so go on from where it had come. */
+async function askAgainIfStale(query: Query, reached: string, ask: (query: Query) => Promise<Answer>) {
   try {
-    return await ask(open, locationIndex, cursor);
+    return { answer: await ask(query), from: query.from };
   } catch (error) {
-    const refused = cursor !== null && error instanceof ProviderError && error.code === "INVALID_CURSOR";
-    if (!refused) throw error;
-    if (reached !== null && locationIndex === 0 && open.locationIds.length === 1) open.start = reached;
-    return await ask(open, locationIndex, null);
+    const stale = query.cursor !== null && error instanceof ProviderError && error.code === "INVALID_CURSOR";
+    if (!stale) throw error;
+    return { answer: await ask({ ...query, from: reached, cursor: null }), from: reached };
   }
 }

@@ -1,0 +1,18 @@
+import { defineConnector } from "../connector.ts";
+import { orders } from "./orders.ts";
+import { payments } from "./payments.ts";
+import { refunds } from "./refunds.ts";
+import { squareConfig, squareCredentials } from "./settings.ts";
+
+export { squareHosts } from "./settings.ts";
+
+/**
+ * Square's point of sale. Plain fetch instead of the SDK: three endpoints, whose cursors and headers are ours to keep,
+ * and answers that are parsed record by record.
+ */
+export const square = defineConnector({
+  provider: "square",
+  config: squareConfig,
+  credentials: squareCredentials,
+  streams: { orders, payments, refunds },
+});

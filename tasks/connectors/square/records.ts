@@ -1,0 +1,45 @@
+import { z } from "zod";
+import { type EventInput, minorToDecimal, type UnparsableRecord } from "../connector.ts";
+
+/** Square's money: whole minor units, and the currency that says how many make one major unit. */
+export const money = z
+  .object({ amount: z.int(), currency: z.string().regex(/^[A-Z]{3}$/) })
+  .transform(({ amount, currency }) => ({ amount: BigInt(amount), currency }));
+type Money = z.output<typeof money>;
+
+export const timestamp = z.iso.datetime({ offset: true });
+export const id = z.string().min(1);
+
+export const decimal = (amount: Money) => minorToDecimal(amount.amount, amount.currency);
+/** For amounts that say nothing when they are absent or zero. */
+export const decimalUnlessZero = (amount: Money | undefined) =>
+  amount && amount.amount !== 0n ? decimal(amount) : undefined;
+
+/** Maps what parses, and keeps the rest with the reason: one odd record must not stop a sync, nor vanish. */
+export function mapRecords<Item extends { updated_at: string }>(
+  records: unknown[],
+  options: { shape: z.ZodType<Item>; kind: string; toEvent: (item: Item) => EventInput },
+) {
+  const events: EventInput[] = [];
+  const unparsable: UnparsableRecord[] = [];
+  let reached: string | undefined;
+  for (const record of records) {
+    const parsed = options.shape.safeParse(record);
+    if (parsed.success) {
+      events.push(withoutUndefined(options.toEvent(parsed.data)));
+      reached = new Date(parsed.data.updated_at).toISOString();
+    } else {
+      const known = z.object({ id }).safeParse(record);
+      const reason = z.prettifyError(parsed.error);
+      const sourceId = known.success ? { sourceId: `${options.kind}:${known.data.id}` } : {};
+      unparsable.push({ ...sourceId, reason, record });
+    }
+  }
+  return { events, unparsable, reached };
+}
+
+/** A property that Square does not know is left out. */
+function withoutUndefined(event: EventInput): EventInput {
+  const known = Object.entries(event.properties ?? {}).filter(([, value]) => value !== undefined);
+  return { ...event, properties: Object.fromEntries(known) };
+}

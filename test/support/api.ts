@@ -1,0 +1,79 @@
+import { generateKeyPairSync } from "node:crypto";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { z } from "zod";
+import { type AppOptions, createApp } from "../../src/app.ts";
+import { makeTokenService, type TokenService } from "../../src/auth/tokens.ts";
+import { silent, type TestDatabase } from "./database.ts";
+import { PASSWORD } from "./tenants.ts";
+
+// biome-ignore lint/suspicious/noExplicitAny: tests look into answers of any shape
+export type Answer = { status: number; data: any; errors: any[] | undefined; headers: Headers };
+const answer = z.object({ data: z.any().optional(), errors: z.array(z.any()).optional() });
+export type TestApi = {
+  url: string;
+  tokens: TokenService;
+  /** Runs a GraphQL operation over HTTP. */
+  query(document: string, options?: { token?: string; variables?: Record<string, unknown> }): Promise<Answer>;
+  /** Signs in as <role>@<tenant>.test; returns the access token. */
+  signIn(tenant: string, role: string): Promise<string>;
+  close(): Promise<void>;
+};
+
+const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+export const testTokens = () =>
+  makeTokenService([{ kid: "test", privateKey: privateKey.export({ type: "pkcs8", format: "pem" }).toString() }], {
+    issuer: "erp-analytics",
+    audience: "erp-analytics",
+  });
+
+/** The real server on a free port, with the authenticator's pool. */
+export async function startApi(
+  database: TestDatabase,
+  options: Partial<Pick<AppOptions, "tenantPredicate" | "log">> & { config?: Partial<AppOptions["config"]> } = {},
+): Promise<TestApi> {
+  const tokens = testTokens();
+  const app = await createApp({
+    config: {
+      NODE_ENV: "test",
+      CORS_ORIGINS: [],
+      TRUST_PROXY: [],
+      GRAPHQL_INTROSPECTION: undefined,
+      ...options.config,
+    },
+    authenticatorPool: database.authenticator,
+    tokens,
+    log: options.log ?? silent,
+    ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
+  });
+  const server = createServer(app.express);
+  await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const query: TestApi["query"] = async (document, { token, variables } = {}) => {
+    const response = await fetch(`${url}/graphql`, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...(token ? { authorization: `Bearer ${token}` } : {}) },
+      body: JSON.stringify({ query: document, variables }),
+    });
+    const body = answer.parse(await response.json());
+    return { status: response.status, headers: response.headers, data: body.data, errors: body.errors };
+  };
+  return {
+    url,
+    tokens,
+    query,
+    async signIn(tenant, role) {
+      const input = { tenant, email: `${role}@${tenant}.test`, password: PASSWORD };
+      const { data, errors } = await query("mutation ($input: LoginInput!) { login(input: $input) { accessToken } }", {
+        variables: { input },
+      });
+      if (errors) throw new Error(`Cannot sign in: ${JSON.stringify(errors)}`);
+      return data.login.accessToken;
+    },
+    async close() {
+      server.closeAllConnections();
+      await new Promise((closed) => server.close(closed));
+      await app.close();
+    },
+  };
+}
