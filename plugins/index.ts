@@ -1,4 +1,5 @@
 import type { ApiOptions } from "../src/graphql/preset.ts";
+import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
 import { PlainNamesPlugin } from "./plainNames.ts";
 import { SignInPlugin } from "./signIn.ts";
@@ -15,6 +16,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   SignInPlugin,
   // Row security cannot limit how many rows are asked for.
   PageSizePlugin,
+  // To PostgreSQL a statement that changes no row is no error.
+  NotFoundPlugin,
   // Gives the planner a parameter, and a router its shard; row security decides without it.
   ...(options.tenantPredicate === false ? [] : [TenantPredicatePlugin]),
 ];

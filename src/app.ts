@@ -12,7 +12,6 @@ import { makeSessionService } from "./auth/sessions.ts";
 import type { TokenService } from "./auth/tokens.ts";
 import type { Config } from "./config.ts";
 import { makePreset } from "./graphql/preset.ts";
-import { ruruDefaults } from "./graphql/ruru.ts";
 
 export type AppOptions = {
   config: Pick<Config, "NODE_ENV" | "CORS_ORIGINS" | "TRUST_PROXY" | "GRAPHQL_INTROSPECTION">;
@@ -83,7 +82,6 @@ export async function createApp(options: AppOptions): Promise<App> {
   // 4. Who asks?
   app.use(authenticate(tokens));
   // 5. The API.
-  if (development) app.get("/graphiql", ruruDefaults);
   await graphql.addTo(app, null, false);
   app.get("/", (_request, response) => void response.redirect(development ? "/graphiql" : "/healthz"));
   // 6. Nothing else is here.

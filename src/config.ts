@@ -51,8 +51,6 @@ const settings = z.object({
     .min(1)
     .max(100)
     .default(4),
-  /** Set by `npm run dev`: rebuild the API when a migration ran. */
-  ERP_WATCH: flag.optional(),
   LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
 });
 export type Config = z.output<typeof settings>;
@@ -77,6 +75,9 @@ export function loadConfig(environment: NodeJS.ProcessEnv = process.env): Config
     throw new UserError(`These settings need mending: ${problems.join("; ")}.`);
   return parsed.data;
 }
+
+/** This process's environment with some of it replaced, for a child process. */
+export const environmentWith = (replaced: Record<string, string>): NodeJS.ProcessEnv => ({ ...process.env, ...replaced });
 
 /** Names that are one or two letters away from a setting: almost surely meant to be it. */
 function misspelt(names: string[]): string[] {

@@ -6,20 +6,22 @@ import { makeTokenService } from "./auth/tokens.ts";
 import { type Config, loadConfig, UserError } from "./config.ts";
 import { makeKeyRing, parseEncryptionKeys } from "./crypto/keyRing.ts";
 import { openDatabase } from "./db/database.ts";
-import { migrate } from "./db/migrate.ts";
+import { migrate, watchCurrent } from "./db/migrate.ts";
 import { makePool } from "./db/pools.ts";
 import { listen } from "./listen.ts";
 import { runProgram } from "./program.ts";
 import { loadSecrets } from "./secrets.ts";
 import { startWorker } from "./worker/runner.ts";
 
-type Part = "all" | "api" | "worker";
+const parts = ["all", "dev", "api", "worker"] as const;
+type Part = (typeof parts)[number];
 
 function parsePart(args: string[]): Part {
-  const [part = "all", ...rest] = args;
-  if (rest.length > 0 || !["all", "api", "worker"].includes(part))
+  const [name = "all", ...rest] = args;
+  const part = parts.find((known) => known === name);
+  if (!part || rest.length > 0)
     throw new UserError(`Unknown argument "${args.join(" ")}". Settings are environment variables: PORT=4001 npm start.`);
-  return part as Part;
+  return part;
 }
 
 /** Starts what this process is to be, in order; what was started is stopped in reverse. */
@@ -27,7 +29,8 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
   const part = parsePart(process.argv.slice(2));
   const config = loadConfig();
   const log = pino({ level: config.LOG_LEVEL });
-  if (part !== "all" && !config.DATABASE_URL)
+  const whole = part === "all" || part === "dev";
+  if (!whole && !config.DATABASE_URL)
     throw new UserError(`\`npm run ${part}\` needs DATABASE_URL; \`npm start\` runs everything with an embedded PostgreSQL.`);
 
   const database = await openDatabase(config, { purpose: "npm start", say });
@@ -53,10 +56,11 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
   const secrets = await loadSecrets(resolve(config.DATA_DIR));
   const encryptionKeys = config.ENCRYPTION_KEYS ? parseEncryptionKeys(config.ENCRYPTION_KEYS) : secrets.encryptionKeys;
   const keyRing = makeKeyRing(encryptionKeys);
-  if (part === "all") await migrate(urls);
+  if (whole) await migrate(urls);
+  if (part === "dev") await watchCurrent(urls.owner);
 
   // The demo's own simulator and data, in a cluster that is ours alone.
-  const demo = part === "all" && database.embedded && config.NODE_ENV !== "production";
+  const demo = whole && database.embedded && config.NODE_ENV !== "production";
   let simulatorUrl = config.SIMULATOR_URL ?? defaultSimulatorUrl(config);
   if (demo) {
     const { startDemo } = await import("../scripts/demo.ts");
@@ -70,7 +74,7 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
     onStop(() => authenticatorPool.end());
     const issuer = config.PUBLIC_URL ?? "erp-analytics";
     const tokens = makeTokenService(secrets.tokenKeys, { issuer, audience: "erp-analytics" });
-    const app = await createApp({ config, authenticatorPool, tokens, log, watch: config.ERP_WATCH ?? false });
+    const app = await createApp({ config, authenticatorPool, tokens, log, watch: part === "dev" });
     onStop(() => app.close());
     server.removeAllListeners("request").on("request", app.express);
   }

@@ -1,13 +1,16 @@
 import { UserError } from "./config.ts";
 
 type Stop = () => Promise<unknown>;
+type Main = (onStop: (stop: Stop) => void, say: (sentence: string) => void) => Promise<void>;
 
 /**
  * Runs a program until SIGINT or SIGTERM, then stops what it registered, last first. A second signal ends it at once.
+ * With `once`, the program ends when `main` does.
  * A UserError is printed as its sentence; anything else with its stack, for us to mend. Both exit with 1.
  */
 export async function runProgram(
-  main: (onStop: (stop: Stop) => void, say: (sentence: string) => void) => Promise<void>,
+  main: Main,
+  options: { once?: boolean } = {},
 ): Promise<void> {
   const stops: Stop[] = [];
   let stopping: Promise<void> | undefined;
@@ -34,6 +37,7 @@ export async function runProgram(
   };
   try {
     await main(onStop, (sentence) => process.stdout.write(`${sentence}\n`));
+    if (options.once) await stop(Number(process.exitCode ?? 0));
   } catch (error) {
     if (stopping) return;
     console.error(error instanceof UserError ? error.message : error);

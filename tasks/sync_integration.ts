@@ -3,8 +3,8 @@ import type { Task } from "graphile-worker";
 import { z } from "zod";
 import { unseal } from "../src/crypto/keyRing.ts";
 import { withTenant } from "../src/worker/withTenant.ts";
-import { type Connector, ProviderError } from "./connectors/connector.ts";
-import { connectors, providerUrl } from "./connectors/index.ts";
+import { ProviderError } from "./connectors/connector.ts";
+import { connectorFor, providerUrl } from "./connectors/index.ts";
 import type { TaskServices } from "./index.ts";
 
 const TASK = "sync_integration";
@@ -38,10 +38,11 @@ export const syncIntegration =
     const begun = await inTenant("select * from app_hidden.begin_sync($1, $2, $3)", []);
     try {
       const sync = run.parse(begun.rows[0]);
-      const connector = connectorOf(sync.provider);
+      const connector = connectorFor(sync.provider);
       const config = connector.config.parse(sync.config);
       const credentials = connector.credentials.parse(openCredentials(services, sync, { tenantId, integrationId }));
       const source = `${sync.provider}:${integrationId}`;
+      const baseUrl = providerUrl(sync.provider, config, services.simulatorUrl);
       for (const [name, stream] of Object.entries(connector.streams)) {
         let checkpoint = stream.checkpoint.optional().parse(sync.checkpoints[name]);
         for (let done = false; !done; ) {
@@ -52,7 +53,7 @@ export const syncIntegration =
             now: new Date(),
             signal: helpers.abortSignal ?? new AbortController().signal,
             fetch,
-            baseUrl: providerUrl(connector.provider, config, services.simulatorUrl),
+            baseUrl,
           });
           const events = page.events.map((event) => ({ ...event, source }));
           await inTenant("select * from app_hidden.save_sync_page($1, $2, $3, $4, $5, $6, $7)", [
@@ -82,12 +83,6 @@ const isPermanent = (error: unknown) =>
 /** Another run took over: what became of this one is no longer of interest. */
 function ignoreSuperseded(error: unknown) {
   if (!(error instanceof Error && "code" in error && error.code === "EA409")) throw error;
-}
-
-function connectorOf(provider: string): Connector {
-  const connector = connectors.get(provider);
-  if (!connector) throw new ProviderError("permanent", `There is no connector for the provider "${provider}".`);
-  return connector;
 }
 
 function openCredentials(

@@ -427,6 +427,16 @@ if (isRoot)
       );
     });
 
+    it("does not take the cluster of an ordinary user away from it", async () => {
+      const dataDir = join(root, "an ordinary user's");
+      await (await start(dataDir)).stop();
+      for (const folder of [join(dataDir, "postgres"), dataDir]) await chown(folder, 65534, 65534);
+      expect(await problem(start(dataDir))).toMatch(/cannot reach DATA_DIR .*or start as an ordinary user/);
+      await chmod(dataDir, 0o755);
+      expect(await problem(start(dataDir))).toMatch(/belongs to another account \(uid 65534\)/);
+      expect((await stat(join(dataDir, "postgres"))).uid).toBe(65534);
+    });
+
     describe("where user namespaces are forbidden", () => {
       let open: string;
       beforeAll(async () => {

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:8255593ac0e75373f7d5bbf1ef58efbf0104ea94
+--! Hash: sha1:9ba7ef6724c7d44e72da2f001abed3f8ad33c8b4
 --! Message: schema
 
 --! split: 010-schemas.sql
@@ -17,7 +17,8 @@ comment on schema partitions is 'Partitions of events and audit logs, made by ap
 
 revoke all on schema public from public;
 grant usage on schema public, app_hidden to api_anonymous, api_viewer, api_user, api_admin, api_super_admin, api_job;
-grant usage on schema app_hidden to erp_authenticator, erp_worker;
+-- public too: an empty-handed login is told "permission denied", not that the table does not exist.
+grant usage on schema public, app_hidden to erp_authenticator, erp_worker;
 
 create type public.tenant_status as enum ('ACTIVE', 'SUSPENDED', 'TRIAL', 'CANCELLED');
 create type public.user_role as enum ('SUPER_ADMIN', 'ADMIN', 'USER', 'VIEWER');

@@ -78,7 +78,8 @@ export async function openDatabase(
   }
 }
 
-async function openGiven(config: Config, owner: string): Promise<Database> {
+/** The logins of a server that is not ours. Outside production, those that are not set are the owner's with another user. */
+export function givenUrls(config: Config, owner: string): DatabaseUrls {
   const login = (user: string) => {
     if (config.NODE_ENV === "production") return undefined;
     const url = new URL(owner);
@@ -89,13 +90,15 @@ async function openGiven(config: Config, owner: string): Promise<Database> {
   const worker = config.WORKER_DATABASE_URL ?? login("erp_worker");
   if (!authenticator || !worker)
     throw new UserError("In production, set AUTHENTICATOR_DATABASE_URL and WORKER_DATABASE_URL beside DATABASE_URL.");
-  for (const [name, url] of Object.entries({ DATABASE_URL: owner, AUTHENTICATOR_DATABASE_URL: authenticator, WORKER_DATABASE_URL: worker }))
-    await assertReachable(name, url);
-  return {
-    urls: { owner, authenticator, worker, shadow: config.SHADOW_DATABASE_URL, root: config.ROOT_DATABASE_URL },
-    embedded: false,
-    close: async () => {},
-  };
+  return { owner, authenticator, worker, shadow: config.SHADOW_DATABASE_URL, root: config.ROOT_DATABASE_URL };
+}
+
+async function openGiven(config: Config, owner: string): Promise<Database> {
+  const urls = givenUrls(config, owner);
+  await assertReachable("DATABASE_URL", urls.owner);
+  await assertReachable("AUTHENTICATOR_DATABASE_URL", urls.authenticator);
+  await assertReachable("WORKER_DATABASE_URL", urls.worker);
+  return { urls, embedded: false, close: async () => {} };
 }
 
 async function assertReachable(name: string, url: string) {

@@ -27,6 +27,14 @@ export async function migrate(urls: { owner: string; worker: string }): Promise<
 export const installWorkerSchema = (workerUrl: string) =>
   runWorkerMigrations({ connectionString: connectionString(workerUrl), preset: { worker: { logger: workerLogger } } });
 
-/** Runs `migrations/current`, as `npm run db -- watch` does, once. */
-export const applyCurrent = (ownerUrl: string) =>
-  watch({ connectionString: connectionString(ownerUrl), migrationsFolder: paths.migrations, logger }, true);
+const currentSettings = (ownerUrl: string) => ({
+  connectionString: connectionString(ownerUrl),
+  migrationsFolder: paths.migrations,
+  afterCurrent: [{ _: "sql" as const, file: "after_current.sql" }],
+});
+
+/** Runs `migrations/current` once. */
+export const applyCurrent = (ownerUrl: string) => watch({ ...currentSettings(ownerUrl), logger }, true);
+
+/** Runs `migrations/current` now, and again whenever it or a fixture changes. */
+export const watchCurrent = (ownerUrl: string) => watch(currentSettings(ownerUrl));

@@ -59,7 +59,7 @@ async function versionOf(native: string, platform: string): Promise<string> {
     const { stdout } = await run(join(native, "bin", "postgres"), ["--version"], { env: serverEnvironment });
     return stdout.trim().split(" ").at(-1) ?? "";
   } catch (error) {
-    const reason = error instanceof Error ? error.message.trim().split("\n").at(-1) : error;
+    const reason = String(error).trim().split("\n").at(-1);
     throw new UserError(
       `The PostgreSQL binaries for ${platform} do not run on this machine (${reason}): ${reinstall}, or set DATABASE_URL to a PostgreSQL 18 of your own.`,
     );

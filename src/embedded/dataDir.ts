@@ -29,14 +29,16 @@ const reasons: Record<string, string> = {
 export function unusable(dataDir: string, error: unknown): unknown {
   const code = errorCode(error);
   if (error instanceof UserError || code === undefined) return error;
-  const reason = reasons[code] ?? (error instanceof Error ? error.message : code);
+  const reason = reasons[code] ?? String(error);
   return new UserError(
     `DATA_DIR (${resolve(dataDir)}) cannot be used: ${reason}; set DATA_DIR=... to another folder or mend this one.`,
   );
 }
 
+/** Looks at the shape, not at the class: errors of Node's own modules come from another realm under Jest. */
 export function errorCode(error: unknown): string | undefined {
-  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : undefined;
+  const code = typeof error === "object" && error !== null && "code" in error ? error.code : undefined;
+  return typeof code === "string" ? code : undefined;
 }
 
 /** By device and inode: symbolic links and bind mounts give one folder many names. */

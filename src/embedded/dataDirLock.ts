@@ -4,7 +4,7 @@ import { DatabaseSync } from "node:sqlite";
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { UserError } from "../config.ts";
-import { makeDataDir } from "./dataDir.ts";
+import { errorCode, makeDataDir } from "./dataDir.ts";
 
 const holderShape = z.object({ pid: z.number(), purpose: z.string(), since: z.string() });
 export type Holder = z.output<typeof holderShape>;
@@ -70,7 +70,7 @@ function take(dataDir: string, statement: string, timeout: number): DatabaseSync
     return lock;
   } catch (error) {
     lock.close();
-    if (error instanceof Error && "errcode" in error && error.errcode === busy) return undefined;
+    if (typeof error === "object" && error && "errcode" in error && error.errcode === busy) return undefined;
     throw unlockable(dataDir, error);
   }
 }
@@ -84,9 +84,7 @@ function open(dataDir: string, timeout: number): DatabaseSync {
 }
 
 const unlockable = (dataDir: string, error: unknown) =>
-  new UserError(
-    `The file ${lockFile(dataDir)} cannot be locked: ${error instanceof Error ? error.message : error}.`,
-  );
+  new UserError(`The file ${lockFile(dataDir)} cannot be locked: ${error}.`);
 
 function readHolder(dataDir: string): Holder | undefined {
   try {
@@ -101,6 +99,6 @@ function isAlive(pid: number): boolean {
   try {
     return process.kill(pid, 0);
   } catch (error) {
-    return error instanceof Error && "code" in error && error.code === "EPERM";
+    return errorCode(error) === "EPERM";
   }
 }

@@ -43,7 +43,7 @@ async function create(dataDir: string, runAs: RunAs, password: string): Promise<
   const passwordFile = `${folder}.password`;
   await writeFile(passwordFile, `${password}\n`, { mode: 0o600, flag: "wx" });
   await giveFolder(runAs, dataDir, folder);
-  await give(runAs, passwordFile);
+  await give(runAs, dataDir, passwordFile);
   await initdb(dataDir, runAs, [
     ...["-D", folder, "-U", "postgres", `--pwfile=${passwordFile}`, "--auth=scram-sha-256"],
     ...["-E", "UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"],

@@ -71,36 +71,30 @@ async function succeeds(runAs: RunAs, file: string, args: string[]): Promise<boo
 
 /** Lets the server reach `folder`, inside DATA_DIR, as its own. */
 export async function giveFolder(runAs: RunAs, dataDir: string, folder: string): Promise<void> {
-  await give(runAs, folder);
-  if (await canEnter(runAs, folder)) return;
+  if (!runAs.owner) return;
   // Others may pass through DATA_DIR then, not list it; what lies in it is closed by its own mode.
-  if (runAs.switches) await chmod(dataDir, ((await stat(dataDir)).mode & 0o777) | 0o011);
-  if (await canEnter(runAs, folder)) return;
-  throw new UserError(
-    `PostgreSQL, which gives up root's rights, cannot reach DATA_DIR (${dataDir}): set DATA_DIR=... to a folder below ones that everybody may enter, such as /var/lib/erp-analytics, or start as an ordinary user.`,
-  );
-}
-
-/** Makes a file or a folder of root's the server's. */
-export async function give({ owner, switches }: RunAs, path: string): Promise<void> {
-  if (!owner) return;
-  const { uid } = await lstat(path);
-  if (uid === owner.uid) return;
-  if (uid !== 0 && (switches || uid !== (await unprivilegedUid())))
+  if (runAs.switches && !(await canEnter(runAs, dataDir)))
+    await chmod(dataDir, ((await stat(dataDir)).mode & 0o777) | 0o011);
+  if (!(await canEnter(runAs, dataDir)))
     throw new UserError(
-      `${path} belongs to another account (uid ${uid}): start as that account, without sudo.`,
+      `PostgreSQL, which gives up root's rights, cannot reach DATA_DIR (${dataDir}): set DATA_DIR=... to a folder below ones that everybody may enter, such as /var/lib/erp-analytics, or start as an ordinary user, without sudo.`,
     );
-  await giveTree(path, owner);
+  await give(runAs, dataDir, folder);
 }
 
 const canEnter = (runAs: RunAs, folder: string) =>
   succeeds(runAs, "/bin/sh", ["-c", 'cd "$1"', "sh", folder]);
 
-const unprivilegedUid = () =>
-  unprivilegedAccount().then(
-    ({ uid }) => uid,
-    () => 0,
-  );
+/** What is not root's in a DATA_DIR of root's was given by an earlier start; in somebody's own it is theirs. */
+export async function give({ owner }: RunAs, dataDir: string, path: string): Promise<void> {
+  const { uid } = await lstat(path);
+  if (!owner || uid === owner.uid) return;
+  if (uid !== 0 && (await stat(dataDir)).uid !== 0)
+    throw new UserError(
+      `${path} belongs to another account (uid ${uid}): start as that account, without sudo.`,
+    );
+  await giveTree(path, owner);
+}
 
 /** The folder itself comes last: its owner says that all below it was given. */
 async function giveTree(path: string, owner: Account): Promise<void> {

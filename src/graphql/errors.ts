@@ -68,6 +68,8 @@ const bySqlState: Record<string, { code: ErrorCode; message?: string }> = {
   "57P03": { code: "UNAVAILABLE", message: "The database is starting. Try again in a moment." },
 };
 
+export const NO_SUCH_ROW = "There is no such row, or you may not change it.";
+
 /** What a client learns of any error: a code and a sentence. What is unexpected is logged under an id and masked. */
 export function makeMaskError(log: Logger) {
   return (error: GraphQLError): GraphQLError => {
@@ -81,10 +83,16 @@ export function makeMaskError(log: Logger) {
         originalError: cause ?? null,
         extensions,
       });
+    const masked = (unexpected: Error) => {
+      const errorId = randomUUID();
+      log.error({ err: unexpected, errorId, path: error.path }, "unexpected error in a GraphQL operation");
+      return answer(`Something went wrong on our side. It is logged under ${errorId}.`, { code: "INTERNAL", errorId });
+    };
     if (cause instanceof ApiError) return answer(cause.message, { ...cause.extensions, code: cause.code });
-    // Written by graphql-js or by us for the client: a bad document, a null where none may be.
-    if (!cause || cause instanceof GraphQLError)
+    // Written by graphql-js for the client, such as of a variable that does not fit.
+    if ((!cause && !error.path) || cause instanceof GraphQLError)
       return answer(error.message, { code: "INVALID_INPUT", ...error.extensions });
+    if (!cause) return masked(error);
     if (isSafeError(cause)) return answer(cause.message, { code: "INVALID_INPUT", ...cause.extensions });
 
     const fromDatabase = databaseError.safeParse(cause).data;
@@ -98,11 +106,11 @@ export function makeMaskError(log: Logger) {
     }
     if (isConnectionFailure(cause))
       return answer("The database cannot be reached. Try again in a moment.", { code: "UNAVAILABLE" });
+    // @dataplan/pg's delete has no code of its own for this.
+    if (/^No values were deleted in collection/.test(cause.message)) return answer(NO_SUCH_ROW, { code: "NOT_FOUND" });
     if (/^(Execution|Planning) timeout/i.test(cause.message))
       return answer("This took too long. Ask for less.", { code: "TIMEOUT" });
 
-    const errorId = randomUUID();
-    log.error({ err: cause, errorId, path: error.path }, "unexpected error in a GraphQL operation");
-    return answer(`Something went wrong on our side. It is logged under ${errorId}.`, { code: "INTERNAL", errorId });
+    return masked(cause);
   };
 }

@@ -14,6 +14,8 @@ import type { SessionService } from "../auth/sessions.ts";
 import { plugins } from "../../plugins/index.ts";
 import { makeMaskError } from "./errors.ts";
 import { makeOnePerOperationPlugin } from "./onePerOperation.ts";
+import { RefusalsPlugin } from "./refusals.ts";
+import { RuruExamplePlugin } from "./ruru.ts";
 
 declare global {
   namespace Grafast {
@@ -46,7 +48,12 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
       PostGraphileConnectionFilterPreset,
       PgAggregatesPreset,
     ],
-    plugins: [...plugins(options), makeOnePerOperationPlugin(authenticatorPool, options)],
+    plugins: [
+      ...plugins(options),
+      makeOnePerOperationPlugin(authenticatorPool, options),
+      RefusalsPlugin,
+      RuruExamplePlugin,
+    ],
     // Global ids are off: a row's `id` is its uuid column.
     disablePlugins: ["NodePlugin", "QueryQueryPlugin", "SwallowErrorsPlugin"],
     pgServices: [

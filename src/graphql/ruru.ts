@@ -1,7 +1,4 @@
-import type { RequestHandler } from "express";
-
-const EXAMPLE = `# 1. Run SignIn, then paste the accessToken below, under "Headers":
-#    {"Authorization": "Bearer ..."}
+const EXAMPLE = /* GraphQL */ `# 1. Run SignIn, then paste its accessToken below, under "Headers": {"Authorization": "Bearer ..."}
 mutation SignIn {
   login(input: { tenant: "acme", email: "viewer@acme.test", password: "Demo-password-1" }) {
     accessToken
@@ -16,9 +13,9 @@ query LatestEvents {
   }
 }
 
-# 3. Revenue by type and day.
+# 3. Value by type and day.
 query ValueByTypeAndDay {
-  analyticsEvents(filter: { timestamp: { greaterThan: "${new Date(Date.now() - 7 * 86_400_000).toISOString().slice(0, 10)}T00:00:00Z" } }) {
+  analyticsEvents(filter: { currency: { equalTo: "USD" } }) {
     groupedAggregates(groupBy: [EVENT_TYPE, TIMESTAMP_TRUNCATED_TO_DAY]) {
       keys
       sum { value }
@@ -27,8 +24,21 @@ query ValueByTypeAndDay {
 }
 `;
 
-/** Opens Ruru with the example, unless a link brought a query of its own. */
-export const ruruDefaults: RequestHandler = (request, response, next) => {
-  if (request.query.query !== undefined) return next();
-  response.redirect(`/graphiql?query=${encodeURIComponent(EXAMPLE)}`);
+const HEADERS = '{"Authorization": "Bearer "}';
+
+/** Opens the explorer with something to run. */
+export const RuruExamplePlugin: GraphileConfig.Plugin = {
+  name: "RuruExamplePlugin",
+  version: "1.0.0",
+  description: "Opens the explorer with a sign-in and two queries",
+  grafserv: {
+    middleware: {
+      ruruHTML(next, event) {
+        Object.assign(event.config, {
+          clientConfig: { ...event.config.clientConfig, defaultQuery: EXAMPLE, defaultHeaders: HEADERS },
+        });
+        return next();
+      },
+    },
+  },
 };

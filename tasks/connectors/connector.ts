@@ -53,10 +53,14 @@ export type Connector<Config = unknown, Credentials = unknown> = {
   streams: Record<string, Stream<Config, Credentials>>;
 };
 
-/** Lets a connector's types be inferred, and checks that its streams agree with its schemas. */
-export function defineConnector<Config, Credentials, const Name extends string>(
-  connector: Connector<Config, Credentials> & { streams: Record<Name, Stream<Config, Credentials>> },
-): typeof connector {
+/** Infers a connector's types, keeps the names of its streams, and checks that they agree with its schemas. */
+export function defineConnector<
+  Config,
+  Credentials,
+  const Streams extends Record<string, Stream<Config, Credentials>>,
+>(
+  connector: Omit<Connector<Config, Credentials>, "streams"> & { streams: Streams },
+): Omit<Connector<Config, Credentials>, "streams"> & { streams: Streams } {
   return connector;
 }
 

@@ -1,0 +1,43 @@
+import { z } from "zod";
+
+const refused = z.strictObject({
+  errors: z.array(z.looseObject({ message: z.string(), extensions: z.record(z.string(), z.unknown()).optional() })),
+});
+
+/** How an answer without data begins. */
+const PREFIX = '{"errors"';
+
+/**
+ * Documents that do not parse or validate never reach maskError: their code is added here, and their status is 400
+ * whatever the client accepts. So is what is wrong with a request as such: its body, method or content type.
+ */
+export const RefusalsPlugin: GraphileConfig.Plugin = {
+  name: "RefusalsPlugin",
+  version: "1.0.0",
+  description: "Gives a code and a status to requests that are refused before they run",
+  grafserv: {
+    middleware: {
+      async processRequest(next) {
+        const result = await next();
+        if (result?.type === "error") {
+          const { error, statusCode, headers } = result;
+          // Only these were written for the client.
+          if (statusCode >= 500) return result;
+          const json = { errors: [{ message: error.message, extensions: { code: "INVALID_INPUT" } }] };
+          return { type: "json", statusCode, headers: { ...headers, "content-type": "application/json" }, json };
+        }
+        if (result?.type !== "buffer" || result.buffer.toString("utf8", 0, PREFIX.length) !== PREFIX) return result;
+        const answer = refused.safeParse(JSON.parse(result.buffer.toString()));
+        if (!answer.success) return result;
+        const errors = answer.data.errors.map(({ message, locations, extensions }) => ({
+          message,
+          ...(locations ? { locations } : {}),
+          extensions: { code: "INVALID_INPUT", ...extensions },
+        }));
+        const buffer = Buffer.from(JSON.stringify({ errors }));
+        const headers = { ...result.headers, "content-length": String(buffer.length) };
+        return { ...result, statusCode: result.statusCode === 200 ? 400 : result.statusCode, headers, buffer };
+      },
+    },
+  },
+};

@@ -1,0 +1,33 @@
+import type pg from "pg";
+import { beginRequest } from "../../src/auth/requests.ts";
+import type { Claims } from "../../src/auth/tokens.ts";
+import type { TestTenant } from "./tenants.ts";
+
+const ROLES = { admin: "ADMIN", user: "USER", viewer: "VIEWER" } as const;
+
+/** Opens a session for a user, as a sign-in does. */
+export async function claimsFor(owner: pg.Pool, tenant: TestTenant, role: keyof typeof ROLES): Promise<Claims> {
+  const { rows } = await owner.query(
+    `insert into app_private.sessions (tenant_id, user_id, refresh_token_hash, expires_at)
+     values ($1, $2, sha256(uuidv7()::text::bytea), now() + interval '1 hour') returning id`,
+    [tenant.id, tenant.users[role].id],
+  );
+  return { sub: tenant.users[role].id, tenant_id: tenant.id, role: ROLES[role], sid: rows[0].id };
+}
+
+/** Runs plain SQL as a request of these claims, and takes it back. */
+export async function asRequest<Result>(
+  authenticator: pg.Pool,
+  claims: Claims | undefined,
+  work: (client: pg.PoolClient) => Promise<Result>,
+): Promise<Result> {
+  const client = await authenticator.connect();
+  try {
+    await client.query("begin");
+    await client.query(beginRequest({ claims, origin: { ipAddress: "192.0.2.1", userAgent: "test" } }));
+    return await work(client);
+  } finally {
+    await client.query("rollback");
+    client.release();
+  }
+}
