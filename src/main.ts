@@ -4,7 +4,7 @@ import { pino } from "pino";
 import { createApp } from "./app.ts";
 import { makeTokenService } from "./auth/tokens.ts";
 import { type Config, loadConfig, UserError } from "./config.ts";
-import { makeKeyRing, parseEncryptionKeys } from "./crypto/keyRing.ts";
+import { keyRingOf } from "./crypto/keyRing.ts";
 import { openDatabase } from "./db/database.ts";
 import { migrate, watchCurrent } from "./db/migrate.ts";
 import { makePool } from "./db/pools.ts";
@@ -54,8 +54,7 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
   }
 
   const secrets = await loadSecrets(resolve(config.DATA_DIR));
-  const encryptionKeys = config.ENCRYPTION_KEYS ? parseEncryptionKeys(config.ENCRYPTION_KEYS) : secrets.encryptionKeys;
-  const keyRing = makeKeyRing(encryptionKeys);
+  const keyRing = keyRingOf(config.ENCRYPTION_KEYS, secrets.encryptionKeys);
   if (whole) await migrate(urls);
   if (part === "dev") await watchCurrent(urls.owner);
 

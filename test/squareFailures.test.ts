@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, jest, test } from "@jest/globals";
+import { z } from "zod";
 import { currencyExponent, minorToDecimal, timestampVersion } from "../tasks/connectors/connector.ts";
 import {
   accessToken,
@@ -62,6 +63,19 @@ describe("failures", () => {
     setTimeout(() => controller.abort(shutdown), 50);
     const page = fetchPage(simulator, "orders", undefined, { signal: controller.signal });
     await expect(page).rejects.toBe(shutdown);
+  });
+
+  test("payments without a location are the main one's, refunds everyone's", async () => {
+    const simulator = await simulate({ orders: 600, days: 6 });
+    const headers = { authorization: `Bearer ${accessToken}` };
+    const shape = z.record(z.string(), z.union([z.string(), z.array(z.object({ location_id: z.string() }))]));
+    const places = async (list: string) => {
+      const answer = await fetch(`${simulator.url}/v2/${list}?limit=400`, { headers });
+      const records = shape.parse(await answer.json())[list];
+      return typeof records === "object" ? records.map((record) => record.location_id) : [];
+    };
+    expect(await places("payments")).toEqual(Array(100).fill(simulator.locations[0]));
+    expect(new Set(await places("refunds"))).toEqual(new Set(simulator.locations));
   });
 
   test("a sort that does not match the filter, and a page too large, are refused as Square does", async () => {

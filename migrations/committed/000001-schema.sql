@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:9ba7ef6724c7d44e72da2f001abed3f8ad33c8b4
+--! Hash: sha1:4c632881bb994e2402547b0ae072607338ffc489
 --! Message: schema
 
 --! split: 010-schemas.sql
@@ -203,8 +203,7 @@ create table app_private.integration_credentials (
   updated_at timestamptz not null default now(),
   primary key (tenant_id, integration_id),
   foreign key (tenant_id, integration_id) references public.integrations (tenant_id, id) on delete cascade,
-  foreign key (tenant_id, key_version) references app_private.tenant_keys (tenant_id, version) on delete restrict
-    deferrable initially deferred
+  foreign key (tenant_id, key_version) references app_private.tenant_keys (tenant_id, version) on delete cascade
 );
 create index integration_credentials_key_idx on app_private.integration_credentials (tenant_id, key_version);
 comment on table app_private.integration_credentials is 'Credentials of integrations, sealed by the application; PostgreSQL never sees the plaintext.';

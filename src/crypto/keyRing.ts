@@ -47,6 +47,10 @@ export function unseal(ciphertext: Buffer, dataKey: Buffer, place: SecretPlace):
   return decrypt(ciphertext, dataKey, placeOfSecret(place)).toString("utf8");
 }
 
+/** The ring of `ENCRYPTION_KEYS` where it is set, else of the data folder's own keys. */
+export const keyRingOf = (setting: string | undefined, own: readonly { id: string; key: string }[]): KeyRing =>
+  makeKeyRing(setting ? parseEncryptionKeys(setting) : own);
+
 /** `ENCRYPTION_KEYS`: `id:base64` pairs, separated by commas. */
 export function parseEncryptionKeys(text: string): { id: string; key: string }[] {
   return text.split(",").map((pair) => {

@@ -20,7 +20,7 @@ async function tryPort(port: number): Promise<number | undefined> {
     await once(server, "listening");
   } catch (error) {
     // EACCES: a privileged port.
-    return 5720;
+    if (["EADDRINUSE", "EACCES"].includes(errorCode(error) ?? "")) return undefined;
     throw error;
   }
   const address = server.address();

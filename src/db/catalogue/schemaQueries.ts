@@ -3,7 +3,7 @@ export const OUR_SCHEMAS = ["public", "app_hidden", "app_private", "partitions"]
 
 const schemas = `(${OUR_SCHEMAS.map((name) => `'${name}'`).join(", ")})`;
 
-// Monthly partitions are left out: how many there are depends on the date.
+// Left out: monthly partitions, as how many there are depends on the date, and sequences of identity columns.
 const relations = `
   select c.*, c.oid::regclass::text as name
     from pg_class c
@@ -11,7 +11,10 @@ const relations = `
    where n.nspname in ${schemas}
      and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
      and coalesce(pg_get_expr(c.relpartbound, c.oid), 'DEFAULT') = 'DEFAULT'
-     and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype in ('e', 'i') and c.relkind = 'S')
+     and not (
+       c.relkind = 'S'
+       and exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i')
+     )
 `;
 
 /**
@@ -19,11 +22,11 @@ const relations = `
  * the description's. Names are qualified, since the reader sets an empty search_path.
  */
 export const schemaQueries: readonly string[] = [
-  `select array['schemas', nspname] as path, coalesce(obj_description(oid, 'pg_namespace'), '') as value
+  `select array['schemas', nspname::text] as path, coalesce(obj_description(oid, 'pg_namespace'), '') as value
      from pg_namespace where nspname in ${schemas}
     order by nspname collate "C"`,
 
-  `select array['extensions', extname] as path, extversion as value from pg_extension order by extname collate "C"`,
+  `select array['extensions', extname::text] as path, extversion as value from pg_extension order by extname collate "C"`,
 
   `select array['types', t.oid::regtype::text] as path,
           concat_ws(
@@ -76,7 +79,7 @@ export const schemaQueries: readonly string[] = [
     where p.value is not null
     order by r.name collate "C", p.position`,
 
-  `select array['tables', r.name, 'columns', a.attname] as path,
+  `select array['tables', r.name, 'columns', a.attname::text] as path,
           concat_ws(
             ' -- ',
             concat_ws(
@@ -98,14 +101,14 @@ export const schemaQueries: readonly string[] = [
     order by r.name collate "C", a.attnum`,
 
   // PostgreSQL 18 keeps "not null" as constraints too: the columns say it already.
-  `select array['tables', r.name, 'constraints', k.conname] as path,
+  `select array['tables', r.name, 'constraints', k.conname::text] as path,
           concat_ws(' -- ', pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint')) as value
      from (${relations}) r
      join pg_constraint k on k.conrelid = r.oid and k.contype not in ('n', 't')
     order by r.name collate "C", k.conname collate "C"`,
 
   // The indexes of constraints are told by these.
-  `select array['tables', r.name, 'indexes', x.relname] as path,
+  `select array['tables', r.name, 'indexes', x.relname::text] as path,
           concat_ws(' -- ', pg_get_indexdef(i.indexrelid) || case when i.indisvalid then '' else ' (invalid)' end, obj_description(x.oid, 'pg_class')) as value
      from (${relations}) r
      join pg_index i on i.indrelid = r.oid
@@ -113,7 +116,7 @@ export const schemaQueries: readonly string[] = [
     where not exists (select from pg_constraint k where k.conindid = i.indexrelid and k.contype in ('p', 'u', 'x'))
     order by r.name collate "C", x.relname collate "C"`,
 
-  `select array['tables', r.name, 'policies', p.polname] as path,
+  `select array['tables', r.name, 'policies', p.polname::text] as path,
           concat_ws(
             ' -- ',
             concat_ws(
@@ -133,7 +136,7 @@ export const schemaQueries: readonly string[] = [
      join pg_policy p on p.polrelid = r.oid
     order by r.name collate "C", p.polname collate "C"`,
 
-  `select array['tables', r.name, 'triggers', t.tgname] as path,
+  `select array['tables', r.name, 'triggers', t.tgname::text] as path,
           concat_ws(
             ' -- ',
             pg_get_triggerdef(t.oid) || case t.tgenabled when 'O' then '' when 'D' then ' (disabled)' else ' (fires on replicas)' end,

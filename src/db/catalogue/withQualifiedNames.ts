@@ -7,7 +7,10 @@ export async function withQualifiedNames<Result>(
 ): Promise<Result> {
   const { rows } = await client.query("select current_setting('search_path') as path");
   await client.query("select set_config('search_path', '', false)");
-  const result = await work();
-  await client.query("select set_config('search_path', $1, false)", [rows[0]?.path]);
-  return result;
+  try {
+    return await work();
+  } finally {
+    // Fails only with the transaction that it is in, which takes the change back.
+    await client.query("select set_config('search_path', $1, false)", [rows[0]?.path]).catch(() => {});
+  }
 }

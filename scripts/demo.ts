@@ -1,0 +1,46 @@
+import { pino } from "pino";
+import { UserError } from "../src/config.ts";
+import type { KeyRing } from "../src/crypto/keyRing.ts";
+import { makePool } from "../src/db/pools.ts";
+import { freePort } from "../src/embedded/freePort.ts";
+import { startSquareSimulator } from "../test/simulators/square.ts";
+import { DEMO_ACCESS_TOKEN, DEMO_LOCATION } from "./demo/catalogue.ts";
+import { demoState, seedDemo } from "./demo/seed.ts";
+
+/** What `npm start` adds in a cluster of its own: the demo data on the first start, and a Square to pull from. */
+export async function startDemo(options: {
+  ownerUrl: string;
+  keyRing: KeyRing;
+  simulatorPort: number;
+  say: (sentence: string) => void;
+}): Promise<{ simulatorUrl: string; close(): Promise<void> }> {
+  await seedOnce(options.ownerUrl, options.keyRing, options.say);
+  const simulator = await startSquareSimulator({
+    port: await freePort(options.simulatorPort, options.simulatorPort + 100),
+    accessToken: DEMO_ACCESS_TOKEN,
+    locations: [DEMO_LOCATION],
+  });
+  return { simulatorUrl: simulator.url, close: () => simulator.close() };
+}
+
+async function seedOnce(ownerUrl: string, keyRing: KeyRing, say: (sentence: string) => void) {
+  const pool = makePool(ownerUrl, { name: "demo", max: 4, log: pino({ level: "warn" }) });
+  try {
+    const state = await demoState(pool);
+    if (state === "absent" || state === "partial") await seedDemo(pool, keyRing, say);
+  } finally {
+    await pool.end();
+  }
+}
+
+/** `npm run demo:seed`: also into a server that is not ours, but never beside other tenants' data. */
+export async function reseedDemo(ownerUrl: string, keyRing: KeyRing, say: (sentence: string) => void): Promise<void> {
+  const pool = makePool(ownerUrl, { name: "demo", max: 4, log: pino({ level: "warn" }) });
+  try {
+    if ((await demoState(pool)) === "foreign")
+      throw new UserError("This database holds tenants that are not the demo's. The demo data goes only where it is alone.");
+    await seedDemo(pool, keyRing, say);
+  } finally {
+    await pool.end();
+  }
+}

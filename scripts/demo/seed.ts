@@ -1,0 +1,139 @@
+import { createHash } from "node:crypto";
+import type pg from "pg";
+import { hashPassword } from "../../src/auth/passwords.ts";
+import { generateDataKey, type KeyRing, seal } from "../../src/crypto/keyRing.ts";
+import { withTransaction } from "../../src/db/pools.ts";
+import type { EventInput } from "../../tasks/connectors/connector.ts";
+import { DEMO_ACCESS_TOKEN, type DemoTenant, demoPassword, demoTenants } from "./catalogue.ts";
+import { demoEvents } from "./events.ts";
+
+const BATCH = 2_000;
+
+/** (Re)creates the demo data: what is there already stays as it is. */
+export async function seedDemo(pool: pg.Pool, keyRing: KeyRing, say: (sentence: string) => void): Promise<void> {
+  const started = Date.now();
+  await makePartitions(pool);
+  const passwordHashes = new Map<string, string>();
+  for (const { slug, users } of demoTenants)
+    await Promise.all(
+      users.map(async ({ name }) => passwordHashes.set(`${slug}/${name}`, await hashPassword(demoPassword))),
+    );
+  await withTransaction(pool, async (client) => {
+    for (const tenant of demoTenants) await seedTenant(client, tenant, passwordHashes, keyRing);
+  });
+  // One connection per tenant, side by side.
+  const counts = await Promise.all(demoTenants.map((tenant) => seedEvents(pool, tenant)));
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  // Last, so that a seeding that was killed is taken up again.
+  await pool.query(`update tenants set metadata = metadata || '{"demo": "complete"}' where slug = 'platform'`);
+  await pool.query("analyze");
+  say(`Demo data: ${total.toLocaleString("en")} events of ${demoTenants.length - 1} tenants, in ${((Date.now() - started) / 1000).toFixed(1)} s.`);
+}
+
+/** "complete" once everything is there; "absent" in an empty database; "foreign" where other tenants live. */
+export async function demoState(pool: pg.Pool): Promise<"complete" | "partial" | "absent" | "foreign"> {
+  const { rows } = await pool.query("select slug, metadata ->> 'demo' as demo from tenants");
+  if (rows.length === 0) return "absent";
+  const slugs = new Set<string>(demoTenants.map(({ slug }) => slug));
+  if (rows.some(({ slug }) => !slugs.has(slug))) return "foreign";
+  return rows.some(({ demo }) => demo === "complete") ? "complete" : "partial";
+}
+
+/** Before any event is written: the months of the demo's history. */
+async function makePartitions(pool: pg.Pool) {
+  await pool.query(
+    `select app_private.make_partition('analytics_events', month::date)
+       from generate_series(date_trunc('month', now() - interval '14 months'), now(), interval '1 month') month`,
+  );
+}
+
+/** The same id for the same name, always: a UUID of version 8 from its hash. */
+export function demoId(name: string): string {
+  const hex = createHash("sha256").update(`erp-analytics demo ${name}`).digest("hex");
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-8${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20, 32)}`;
+}
+
+async function seedTenant(
+  client: pg.PoolClient,
+  tenant: DemoTenant,
+  passwordHashes: ReadonlyMap<string, string>,
+  keyRing: KeyRing,
+) {
+  const tenantId = demoId(tenant.slug);
+  const { slug, name, status, plan, settings } = tenant;
+  await client.query(
+    `insert into tenants (id, slug, name, status, plan_type, settings, billing_email, max_users, max_integrations)
+     select $1, $2, $3, $4, p.name, $6, 'billing@' || $2 || '.test', p.max_users, p.max_integrations
+       from app_private.plans p where p.name = $5
+     on conflict (slug) do nothing`,
+    [tenantId, slug, name, status, plan, JSON.stringify(settings)],
+  );
+  const dataKey = generateDataKey();
+  const { kekId, wrapped } = keyRing.wrap(dataKey, { tenantId, version: 1 });
+  const key = await client.query(
+    `insert into app_private.tenant_keys (tenant_id, version, kek_id, wrapped_key) values ($1, 1, $2, $3)
+     on conflict do nothing returning version`,
+    [tenantId, kekId, wrapped],
+  );
+  for (const user of tenant.users) {
+    const userId = demoId(`${slug}/${user.name}`);
+    await client.query(
+      `insert into users (id, tenant_id, email, first_name, last_name, role, email_verified)
+       values ($1, $2, $3, $4, $5, $6, true) on conflict do nothing`,
+      [userId, tenantId, `${user.name}@${slug}.test`, user.firstName, user.lastName, user.role],
+    );
+    await client.query(
+      `insert into app_private.user_passwords (tenant_id, user_id, password_hash) values ($1, $2, $3)
+       on conflict do nothing`,
+      [tenantId, userId, passwordHashes.get(`${slug}/${user.name}`)],
+    );
+  }
+  for (const integration of tenant.integrations) {
+    const integrationId = demoId(`${slug}/${integration.key}`);
+    await client.query(
+      `insert into integrations (id, tenant_id, name, provider, description, config, status, enabled)
+       values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing`,
+      [
+        integrationId,
+        tenantId,
+        integration.name,
+        integration.provider,
+        integration.description,
+        JSON.stringify(integration.config),
+        integration.status,
+        integration.enabled,
+      ],
+    );
+    // Sealed under the key that was made just now; with an older key, its credentials are there already.
+    if (!integration.syncs || key.rowCount === 0) continue;
+    const place = { tenantId, table: "integration_credentials", rowId: integrationId, version: 1 };
+    await client.query(
+      `insert into app_private.integration_credentials (tenant_id, integration_id, version, key_version, ciphertext)
+       values ($1, $2, 1, 1, $3)`,
+      [tenantId, integrationId, seal(JSON.stringify({ accessToken: DEMO_ACCESS_TOKEN }), dataKey, place)],
+    );
+  }
+}
+
+async function seedEvents(pool: pg.Pool, { slug, integrations }: DemoTenant): Promise<number> {
+  if (slug === "platform") return 0;
+  const now = new Date();
+  const id = (key: string) => demoId(`${slug}/${key}`);
+  const ids = Object.fromEntries(integrations.map(({ key }) => [key, id(key)]));
+  const events =
+    slug === "acme"
+      ? demoEvents({ tenant: slug, now, integrations: { ...ids, onlineShop: id("onlineShop"), metaAds: id("metaAds") } })
+      : slug === "globex"
+        ? demoEvents({ tenant: slug, now, integrations: { ...ids, restaurants: id("restaurants"), metaAds: id("metaAds") } })
+        : demoEvents({ tenant: slug, now, integrations: ids });
+  let batch: EventInput[] = [];
+  let count = 0;
+  const write = async () => {
+    await pool.query("select count(*) from app_hidden.write_events($1, $2)", [demoId(slug), JSON.stringify(batch)]);
+    count += batch.length;
+    batch = [];
+  };
+  for (const event of events) if (batch.push(event) === BATCH) await write();
+  if (batch.length > 0) await write();
+  return count;
+}

@@ -1,0 +1,185 @@
+import type { rules } from "./rules/index.ts";
+
+/** A change that breaks a rule, and exactly what the rule then answers. */
+type Breakage = { rule: keyof typeof rules; sql: string; as?: "postgres"; found: string[] };
+
+const TENANT = "tenant_id = app_hidden.current_tenant_id()";
+const tenantPrinted = `(${TENANT})`;
+
+export const breakages: Breakage[] = [
+  {
+    rule: "rowSecurityForced",
+    sql: "alter table public.users no force row level security",
+    found: ["public.users"],
+  },
+  {
+    rule: "rowSecurityForced",
+    sql: "create table app_private.notes (tenant_id uuid)",
+    found: ["app_private.notes"],
+  },
+  {
+    rule: "rowSecurityForced",
+    sql: "create table partitions.old partition of public.audit_logs for values from ('2001-01-01') to ('2001-02-01')",
+    found: ["partitions.old"],
+  },
+  {
+    rule: "policiesNameTheTenant",
+    sql: `alter policy select_member on public.users using (${TENANT} or role = 'ADMIN')`,
+    found: [`select_member on public.users: using (${tenantPrinted} OR (role = 'ADMIN'::public.user_role))`],
+  },
+  {
+    rule: "policiesNameTheTenant",
+    sql: "alter policy update_admin on public.integrations with check (true)",
+    found: ["update_admin on public.integrations: with check true"],
+  },
+  {
+    rule: "policiesNameTheTenant",
+    sql: `create policy half on public.users for update to api_viewer using (${TENANT})`,
+    found: ["half on public.users: with check is missing"],
+  },
+  {
+    rule: "policiesNameTheTenant",
+    sql: "alter policy owner_all on public.users to erp_user, api_viewer",
+    found: ["owner_all on public.users: using true", "owner_all on public.users: with check true"],
+  },
+  {
+    rule: "onePolicyPerCommand",
+    sql: `create policy again on public.users for select to api_viewer using (${TENANT})`,
+    found: ["api_viewer, select on public.users: 2 policies"],
+  },
+  {
+    rule: "onePolicyPerCommand",
+    sql: "grant delete on public.users to api_admin",
+    found: ["api_admin, delete on public.users: 0 policies"],
+  },
+  {
+    rule: "onePolicyPerCommand",
+    sql: "revoke select on public.tenants from api_job",
+    found: ["api_job, select on public.tenants: 1 policies, no grant"],
+  },
+  {
+    rule: "onePolicyPerCommand",
+    sql: "create policy everybody on public.users for delete using (true)",
+    found: [
+      "PUBLIC, delete on public.users: 1 policies, no grant",
+    ],
+  },
+  {
+    rule: "noRestrictivePolicy",
+    sql: "create policy narrow on public.users as restrictive using (email_verified)",
+    found: ["narrow on public.users"],
+  },
+  {
+    rule: "viewsAskAsCaller",
+    sql: "create view public.people as select email from public.users",
+    found: ["public.people"],
+  },
+  {
+    rule: "viewsAskAsCaller",
+    sql: "create materialized view public.people as select email from public.users; grant select on public.people to api_viewer",
+    found: ["public.people"],
+  },
+  {
+    rule: "settingsAreNotConstant",
+    sql: "create function app_hidden.zone() returns text language sql immutable as $$ select current_setting('app.zone') $$",
+    found: ["app_hidden.zone() is immutable and reads a setting"],
+  },
+  {
+    rule: "settingsAreNotConstant",
+    sql: "alter function app_hidden.current_tenant_id() set search_path = pg_catalog",
+    found: ["app_hidden.current_tenant_id() is not a plain stable, parallel safe SQL function"],
+  },
+  {
+    rule: "referencesStayInTenant",
+    sql: "create table public.notes (tenant_id uuid, user_id uuid references public.users (id))",
+    found: [
+      "notes_user_id_fkey on public.notes (user_id) does not start with tenant_id on both sides",
+      "notes_user_id_fkey on public.notes (user_id) does not state on delete",
+      "notes_user_id_fkey on public.notes (user_id) has no index",
+    ],
+  },
+  {
+    rule: "referencesStayInTenant",
+    sql: `create table public.notes (
+            tenant_id uuid, user_id uuid, unique (user_id, tenant_id),
+            constraint author foreign key (tenant_id, user_id) references public.users (tenant_id, id) on delete set null
+          )`,
+    found: ["author on public.notes (tenant_id, user_id) empties tenant_id"],
+  },
+  {
+    rule: "referencesStayInTenant",
+    sql: "drop index app_private.sessions_user_idx",
+    found: ["sessions_tenant_id_user_id_fkey on app_private.sessions (tenant_id, user_id) has no index"],
+  },
+  {
+    rule: "grantsMatchContract",
+    sql: "grant select on app_private.sessions to api_viewer",
+    found: ["+ api_viewer         select     app_private.sessions"],
+  },
+  {
+    rule: "grantsMatchContract",
+    sql: "revoke update (avatar) on public.users from api_user",
+    found: [
+      "+ api_user           update     public.users (first_name, last_name)",
+      "- api_user           update     public.users (avatar, first_name, last_name)",
+    ],
+  },
+  {
+    rule: "nothingForPublic",
+    sql: "grant execute on function app_hidden.find_login(text, text) to public",
+    found: ["function app_hidden.find_login(text,text): execute"],
+  },
+  {
+    rule: "nothingForPublic",
+    sql: "grant usage on schema app_private to public; grant select (id) on public.users to public",
+    found: ["column public.users.id: select", "schema app_private: usage"],
+  },
+  {
+    rule: "nothingForPublic",
+    sql: "alter default privileges grant execute on functions to public",
+    found: ["new functions of erp_user: execute"],
+  },
+  {
+    rule: "requestsHaveFewRights",
+    sql: "grant truncate, references on public.users to api_admin",
+    found: ["api_admin may references public.users", "api_admin may truncate public.users"],
+  },
+  {
+    rule: "requestsHaveFewRights",
+    sql: "grant usage on schema app_private, partitions to api_viewer",
+    found: ["api_viewer may use schema app_private", "api_viewer may use schema partitions"],
+  },
+  {
+    rule: "rolesStaySmall",
+    as: "postgres",
+    sql: "alter role erp_user bypassrls",
+    found: ["erp_user has an attribute that passes row security or makes roles"],
+  },
+  {
+    rule: "rolesStaySmall",
+    as: "postgres",
+    sql: "grant api_admin to api_viewer",
+    found: ["api_viewer is a member of api_admin"],
+  },
+  {
+    rule: "rolesStaySmall",
+    as: "postgres",
+    sql: "alter table public.users owner to api_admin",
+    found: ["api_admin owns table public.users", "public.users is owned by api_admin"],
+  },
+  {
+    rule: "definersAreListed",
+    sql: "create function app_hidden.peek() returns bigint language sql security definer as $$ select count(*) from public.users $$",
+    found: ["app_hidden.peek() has search_path of its caller", "app_hidden.peek() is not listed"],
+  },
+  {
+    rule: "definersAreListed",
+    sql: "alter function app_hidden.find_login(text, text) set search_path = pg_temp, pg_catalog",
+    found: ["app_hidden.find_login(text,text) has search_path pg_temp, pg_catalog"],
+  },
+  {
+    rule: "definersAreListed",
+    sql: "alter function app_hidden.find_login(text, text) security invoker",
+    found: ["app_hidden.find_login(text,text) is listed, but no definer"],
+  },
+];

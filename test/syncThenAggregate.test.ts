@@ -1,0 +1,238 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from "@jest/globals";
+import { generateDataKey, makeKeyRing, seal } from "../src/crypto/keyRing.ts";
+import { startWorker, type Worker } from "../src/worker/runner.ts";
+import { startSquareSimulator } from "./simulators/square.ts";
+import { startApi, type TestApi } from "./support/api.ts";
+import { createTestDatabase, silent, type TestDatabase } from "./support/database.ts";
+import { createTenant, type TestTenant } from "./support/tenants.ts";
+import { until } from "./support/until.ts";
+
+const ACCESS_TOKEN = "simulator-token";
+const encryptionKey = { id: "test", key: randomBytes(32).toString("base64") };
+const keyRing = makeKeyRing([encryptionKey]);
+
+let database: TestDatabase;
+let api: TestApi;
+let dataDir: string;
+let simulator: Awaited<ReturnType<typeof startSquareSimulator>>;
+let acme: TestTenant;
+let admin: string;
+const children: ChildProcess[] = [];
+let worker: Worker | undefined;
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+  api = await startApi(database);
+  dataDir = await mkdtemp(join(tmpdir(), "erp-sync-"));
+});
+afterAll(async () => {
+  await api.close();
+  await database.drop();
+  await rm(dataDir, { recursive: true });
+});
+let count = 0;
+beforeEach(async () => {
+  acme = await createTenant(database.owner, `acme${++count}`);
+  admin = await api.signIn(acme.slug, "admin");
+  await connect(acme);
+});
+afterEach(async () => {
+  await worker?.stop();
+  worker = undefined;
+  for (const child of children.splice(0)) if (child.exitCode === null) child.kill("SIGKILL");
+  await simulator?.close();
+});
+
+/** Settings and sealed credentials for the simulator. */
+async function connect({ id: tenantId, integrationId }: TestTenant, accessToken = ACCESS_TOKEN) {
+  const dataKey = generateDataKey();
+  const { kekId, wrapped } = keyRing.wrap(dataKey, { tenantId, version: 1 });
+  await database.owner.query("insert into app_private.tenant_keys (tenant_id, kek_id, wrapped_key) values ($1, $2, $3)", [
+    tenantId,
+    kekId,
+    wrapped,
+  ]);
+  const place = { tenantId, table: "integration_credentials", rowId: integrationId, version: 1 };
+  await database.owner.query(
+    "insert into app_private.integration_credentials (tenant_id, integration_id, key_version, ciphertext) values ($1, $2, 1, $3)",
+    [tenantId, integrationId, seal(JSON.stringify({ accessToken }), dataKey, place)],
+  );
+  const config = { environment: "simulator", locationIds: ["L1"], pageSize: 50, backfillDays: 60 };
+  await database.owner.query("update integrations set config = $2 where id = $1", [integrationId, JSON.stringify(config)]);
+}
+const simulate = async (options: Partial<Parameters<typeof startSquareSimulator>[0]> = {}) => {
+  simulator = await startSquareSimulator({
+    port: 0,
+    accessToken: ACCESS_TOKEN,
+    locations: ["L1"],
+    orders: 300,
+    days: 5,
+    latencyMs: 0,
+    ...options,
+  });
+};
+const work = async () => {
+  worker = await startWorker({
+    workerPool: database.worker,
+    concurrency: 2,
+    log: silent,
+    keyRing,
+    simulatorUrl: simulator.url,
+  });
+};
+const SYNC = /* GraphQL */ `
+  mutation ($id: UUID!) { syncIntegration(input: { integrationId: $id }) { integration { id syncStatus } } }
+`;
+const requestSync = () => api.query(SYNC, { token: admin, variables: { id: acme.integrationId } });
+const integration = async () => {
+  const { rows } = await database.owner.query("select * from integrations where id = $1", [acme.integrationId]);
+  return rows[0];
+};
+const ended = (timeoutMs?: number) =>
+  until(integration, ({ sync_status }) => ["succeeded", "failed"].includes(sync_status), timeoutMs);
+const events = async () => {
+  const { rows } = await database.owner.query(
+    `select event_type, count(*)::integer, count(distinct source_id)::integer as records, sum(value)::text
+       from analytics_events where tenant_id = $1 and source like 'square:%' group by 1 order by 1`,
+    [acme.id],
+  );
+  return rows;
+};
+/** What the simulator has on record. */
+const expected = () => ({
+  order: simulator.records("orders").length,
+  payment: simulator.records("payments").length,
+  refund: simulator.records("refunds").length,
+});
+const tally = async () => Object.fromEntries((await events()).map((row) => [row.event_type, row.count]));
+
+it("pulls every page once; a second sync adds nothing; the audit log tells both", async () => {
+  await simulate();
+  await work();
+  const requested = await requestSync();
+  expect(requested.data.syncIntegration.integration).toEqual({ id: acme.integrationId, syncStatus: "queued" });
+  expect(await ended()).toMatchObject({ sync_status: "succeeded", sync_error: null, status: "ACTIVE" });
+  const first = await events();
+  expect(await tally()).toEqual(expected());
+  for (const row of first) expect(row.records).toBe(row.count);
+
+  const viewer = await api.signIn(acme.slug, "viewer");
+  const { data } = await api.query(
+    `{ analyticsEvents(filter: { source: { equalTo: "square:${acme.integrationId}" } }) {
+         groupedAggregates(groupBy: [EVENT_TYPE]) { keys sum { value } } } }`,
+    { token: viewer },
+  );
+  const sums = data.analyticsEvents.groupedAggregates.map((group: { keys: string[]; sum: { value: string } }) => [
+    group.keys[0],
+    Number(group.sum.value),
+  ]);
+  expect(Object.fromEntries(sums)).toEqual(Object.fromEntries(first.map((row) => [row.event_type, Number(row.sum)])));
+
+  await requestSync();
+  await until(integration, ({ sync_status }) => sync_status !== "succeeded");
+  expect(await ended()).toMatchObject({ sync_status: "succeeded" });
+  expect(await events()).toEqual(first);
+
+  const audit = await database.owner.query(
+    `select actor_kind, actor_name, changes -> 'after' ->> 'sync_status' as sync_status
+       from audit_logs where resource_id = $1 and changes -> 'after' ->> 'sync_status' is not null order by id`,
+    [acme.integrationId],
+  );
+  const oneSync = [
+    { actor_kind: "user", actor_name: `admin@${acme.slug}.test`, sync_status: "queued" },
+    { actor_kind: "job", actor_name: "sync_integration", sync_status: "running" },
+    { actor_kind: "job", actor_name: "sync_integration", sync_status: "succeeded" },
+  ];
+  expect(audit.rows).toEqual([...oneSync, ...oneSync]);
+});
+
+it("goes on where it was when its worker is killed in the middle of a page; nothing is lost or doubled", async () => {
+  await simulate({ latencyMs: 30, orders: 1500 });
+  const start = () => {
+    const child = spawn(process.execPath, ["--import", "./scripts/runtime.mjs", "src/main.ts", "worker"], {
+      env: {
+        PATH: process.env.PATH,
+        DATABASE_URL: database.urls.owner,
+        AUTHENTICATOR_DATABASE_URL: database.urls.authenticator,
+        WORKER_DATABASE_URL: database.urls.worker,
+        DATA_DIR: dataDir,
+        ENCRYPTION_KEYS: `${encryptionKey.id}:${encryptionKey.key}`,
+        SIMULATOR_URL: simulator.url,
+        LOG_LEVEL: "error",
+      },
+      stdio: ["ignore", "ignore", "inherit"],
+    });
+    children.push(child);
+    return child;
+  };
+  const doomed = start();
+  await requestSync();
+  await until(tally, ({ order = 0 }) => order >= 500);
+  doomed.kill("SIGKILL");
+  await once(doomed, "exit");
+  expect((await tally()).order).toBeLessThan(1500);
+  expect((await integration()).sync_status).toBe("running");
+  start();
+  expect(await ended(110_000)).toMatchObject({ sync_status: "succeeded" });
+  expect(await tally()).toEqual(expected());
+  for (const row of await events()) expect(row.records).toBe(row.count);
+}, 120_000);
+
+it("refuses the writes of a run that another one superseded", async () => {
+  const job = async (run: string, text: string, values: unknown[] = []) => {
+    const client = await database.worker.connect();
+    try {
+      await client.query("begin");
+      await client.query("select app_hidden.begin_job($1, 'test')", [acme.id]);
+      await client.query(text, [acme.id, acme.integrationId, run, ...values]);
+      await client.query("commit");
+      return "done";
+    } catch (error) {
+      await client.query("rollback");
+      return (error as { code: string }).code;
+    } finally {
+      client.release();
+    }
+  };
+  const [older, newer] = ["00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"];
+  const begin = "select app_hidden.begin_sync($1, $2, $3)";
+  const save = "select app_hidden.save_sync_page($1, $2, $3, 'orders', '{}', $4)";
+  const page = JSON.stringify([{ eventType: "order", eventName: "order_completed", sourceId: "late", source: "square:x" }]);
+  expect(await job(older, begin)).toBe("done");
+  expect(await job(newer, begin)).toBe("EA409");
+  await database.owner.query("update app_private.sync_runs set lease_expires_at = now() where run_id = $1", [older]);
+  expect(await job(newer, begin)).toBe("done");
+  expect(await job(older, save, [page])).toBe("EA409");
+  expect(await tally()).toEqual({});
+  expect(await job(newer, save, [page])).toBe("done");
+  expect(await tally()).toEqual({ order: 1 });
+});
+
+it("stops for good, with a sentence, when the provider refuses the credentials", async () => {
+  await simulate({ accessToken: "another" });
+  await work();
+  await requestSync();
+  const { status, sync_status, sync_error } = await ended();
+  expect({ status, sync_status }).toEqual({ status: "ERROR", sync_status: "failed" });
+  expect(sync_error).toMatch(/Square/);
+  const { rows } = await database.owner.query("select attempts from graphile_worker.jobs where key = $1", [
+    `sync:${acme.integrationId}`,
+  ]);
+  expect(rows).toEqual([]);
+});
+
+it("starts the integrations that are due, and no others", async () => {
+  const due = () => database.worker.query("select app_hidden.request_due_syncs() as count");
+  expect((await due()).rows).toEqual([{ count: 0 }]);
+  await database.owner.query("update integrations set enabled = true where id = $1", [acme.integrationId]);
+  expect((await due()).rows).toEqual([{ count: 1 }]);
+  expect((await due()).rows).toEqual([{ count: 0 }]);
+  expect((await integration()).sync_status).toBe("queued");
+  await database.owner.query("delete from tenants where id = $1", [acme.id]);
+});
