@@ -1,5 +1,5 @@
-import { ObjectStep, sideEffect } from "postgraphile/grafast";
 import { PgUpdateSingleStep } from "postgraphile/@dataplan/pg";
+import { ObjectStep, sideEffect } from "postgraphile/grafast";
 import { ApiError, NO_SUCH_ROW } from "../src/graphql/errors.ts";
 
 /** In TypeScript, because to PostgreSQL a statement that changes no row is no error. */

@@ -8,7 +8,10 @@ export const MAX_PAGE = 1_000;
 export function pageSize([first, last]: readonly [unknown, unknown]): number | null {
   for (const [name, size] of Object.entries({ first, last }))
     if (typeof size === "number" && (size > MAX_PAGE || size < 0))
-      throw new ApiError("INVALID_INPUT", `"${name}" is ${size}; it may be from 0 to ${MAX_PAGE}. Use "after" for more.`);
+      throw new ApiError(
+        "INVALID_INPUT",
+        `"${name}" is ${size}; it may be from 0 to ${MAX_PAGE}. Use "after" for more.`,
+      );
   if (typeof first === "number") return first;
   return typeof last === "number" ? null : DEFAULT_PAGE;
 }

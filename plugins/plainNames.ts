@@ -14,7 +14,11 @@ export const PlainNamesPlugin: GraphileConfig.Plugin = {
         return previous?.({ ...details, skipRowId: true }) ?? details.attributeName;
       },
       _getBaseNameFromKeys(previous, _options, keys) {
-        return previous?.(keys.length > 1 ? keys.filter(({ attributeName }) => attributeName !== "tenant_id") : keys) ?? null;
+        return (
+          previous?.(
+            keys.length > 1 ? keys.filter(({ attributeName }) => attributeName !== "tenant_id") : keys,
+          ) ?? null
+        );
       },
     },
   },

@@ -6,9 +6,13 @@ export const smartTags = jsonPgSmartTags({
   config: {
     class: {
       "public.analytics_events": {
-        tags: { behavior: "+aggregates +resource:aggregates +groupedAggregates +resource:groupedAggregates +having" },
+        tags: {
+          behavior: "+aggregates +resource:aggregates +groupedAggregates +resource:groupedAggregates +having",
+        },
       },
-      "public.users": { constraint: { users_tenant_id_id_key: { tags: { behavior: "-single -update -delete" } } } },
+      "public.users": {
+        constraint: { users_tenant_id_id_key: { tags: { behavior: "-single -update -delete" } } },
+      },
       "public.integrations": {
         constraint: { integrations_tenant_id_id_key: { tags: { behavior: "-single -update -delete" } } },
       },

@@ -1,6 +1,6 @@
 import { TYPES } from "postgraphile/@dataplan/pg";
-import { sql } from "postgraphile/pg-sql2";
 import { context, lambda } from "postgraphile/grafast";
+import { sql } from "postgraphile/pg-sql2";
 
 /** In TypeScript, because a policy cannot turn the tenant into a parameter of the statement. */
 export const TenantPredicatePlugin: GraphileConfig.Plugin = {
@@ -16,7 +16,10 @@ export const TenantPredicatePlugin: GraphileConfig.Plugin = {
         resourceOptions.selectAuth = ($select) => {
           // A mutation's own row, and what a function returned, come from no FROM clause that could take it.
           if ($select.mode === "mutation" || $select.resource.parameters) return;
-          const $tenantId = lambda(context().get("identity"), (identity) => identity?.claims?.tenant_id ?? null);
+          const $tenantId = lambda(
+            context().get("identity"),
+            (identity) => identity?.claims?.tenant_id ?? null,
+          );
           $select.where(sql`${$select.alias}.tenant_id = ${$select.placeholder($tenantId, TYPES.uuid)}`);
         };
       },

@@ -21,27 +21,32 @@ const USAGE = `npm run db -- <command>
 `;
 
 /** graphile-migrate with the right environment, against DATABASE_URL or the embedded server. */
-await runProgram(async (onStop, say) => {
-  const [command, ...rest] = process.argv.slice(2);
-  if (!command || command === "--help" || command === "help") return say(USAGE);
-  const config = loadConfig();
-  const database = await openDatabase(config, { purpose: "npm run db", join: true });
-  onStop(() => database.close());
-  const { owner, root, shadow, worker } = database.urls;
-  if (command === "reset") {
-    if (!rest.includes("--erase"))
-      throw new UserError("This drops the database and everything in it. If that is what you want: npm run db -- reset --erase");
-    if (!root) throw new UserError("A reset needs ROOT_DATABASE_URL, a login that may create databases.");
-    await assertUnused(root, new URL(owner).pathname.slice(1));
-  }
-  const code = await run([command, ...rest], onStop, {
-    DATABASE_URL: connectionString(owner),
-    ...(root ? { ROOT_DATABASE_URL: connectionString(root) } : {}),
-    ...(shadow ? { SHADOW_DATABASE_URL: connectionString(shadow) } : {}),
-  });
-  if (code === 0 && (command === "reset" || command === "migrate")) await migrate({ owner, worker });
-  process.exitCode = code;
-}, { once: true });
+await runProgram(
+  async (onStop, say) => {
+    const [command, ...rest] = process.argv.slice(2);
+    if (!command || command === "--help" || command === "help") return say(USAGE);
+    const config = loadConfig();
+    const database = await openDatabase(config, { purpose: "npm run db", join: true });
+    onStop(() => database.close());
+    const { owner, root, shadow, worker } = database.urls;
+    if (command === "reset") {
+      if (!rest.includes("--erase"))
+        throw new UserError(
+          "This drops the database and everything in it. If that is what you want: npm run db -- reset --erase",
+        );
+      if (!root) throw new UserError("A reset needs ROOT_DATABASE_URL, a login that may create databases.");
+      await assertUnused(root, new URL(owner).pathname.slice(1));
+    }
+    const code = await run([command, ...rest], onStop, {
+      DATABASE_URL: connectionString(owner),
+      ...(root ? { ROOT_DATABASE_URL: connectionString(root) } : {}),
+      ...(shadow ? { SHADOW_DATABASE_URL: connectionString(shadow) } : {}),
+    });
+    if (code === 0 && (command === "reset" || command === "migrate")) await migrate({ owner, worker });
+    process.exitCode = code;
+  },
+  { once: true },
+);
 
 /** A reset cannot drop a database in use: says who uses it, rather than fail halfway. */
 async function assertUnused(root: string, name: string) {
@@ -53,7 +58,9 @@ async function assertUnused(root: string, name: string) {
     ),
   );
   if (rows.length === 0) return;
-  const list = rows.map(({ usename, program, connections }) => `${connections} of ${usename} (${program})`).join(", ");
+  const list = rows
+    .map(({ usename, program, connections }) => `${connections} of ${usename} (${program})`)
+    .join(", ");
   throw new UserError(`Database "${name}" is still in use: ${list}. Stop these first; nothing was erased.`);
 }
 

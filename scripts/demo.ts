@@ -34,11 +34,17 @@ async function seedOnce(ownerUrl: string, keyRing: KeyRing, say: (sentence: stri
 }
 
 /** `npm run demo:seed`: also into a server that is not ours, but never beside other tenants' data. */
-export async function reseedDemo(ownerUrl: string, keyRing: KeyRing, say: (sentence: string) => void): Promise<void> {
+export async function reseedDemo(
+  ownerUrl: string,
+  keyRing: KeyRing,
+  say: (sentence: string) => void,
+): Promise<void> {
   const pool = makePool(ownerUrl, { name: "demo", max: 4, log: pino({ level: "warn" }) });
   try {
     if ((await demoState(pool)) === "foreign")
-      throw new UserError("This database holds tenants that are not the demo's. The demo data goes only where it is alone.");
+      throw new UserError(
+        "This database holds tenants that are not the demo's. The demo data goes only where it is alone.",
+      );
     await seedDemo(pool, keyRing, say);
   } finally {
     await pool.end();

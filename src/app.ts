@@ -55,7 +55,8 @@ export async function createApp(options: AppOptions): Promise<App> {
         response.setHeader("x-request-id", id);
         return id;
       },
-      customLogLevel: (_request, response, error) => (error || response.statusCode >= 500 ? "error" : "debug"),
+      customLogLevel: (_request, response, error) =>
+        error || response.statusCode >= 500 ? "error" : "debug",
       // Headers carry tokens and bodies carry passwords: neither is logged.
       serializers: {
         req: ({ id, method, url }) => ({ id, method, url }),
@@ -76,7 +77,11 @@ export async function createApp(options: AppOptions): Promise<App> {
   const strict = helmet();
   const relaxed = helmet({ contentSecurityPolicy: false });
   app.use((request, response, next) =>
-    (development && /^\/(graphiql|ruru-static)/.test(request.path) ? relaxed : strict)(request, response, next),
+    (development && /^\/(graphiql|ruru-static)/.test(request.path) ? relaxed : strict)(
+      request,
+      response,
+      next,
+    ),
   );
   app.use(cors({ origin: config.CORS_ORIGINS, exposedHeaders: ["x-request-id"], maxAge: 600 }));
   // 4. Who asks?
@@ -93,7 +98,9 @@ export async function createApp(options: AppOptions): Promise<App> {
     if (response.headersSent) return next(error);
     log.error({ err: error, requestId: request.id }, "unexpected error in a request");
     const message = `Something went wrong on our side. It is logged under ${String(request.id)}.`;
-    response.status(500).json({ errors: [{ message, extensions: { code: "INTERNAL", errorId: request.id } }] });
+    response
+      .status(500)
+      .json({ errors: [{ message, extensions: { code: "INTERNAL", errorId: request.id } }] });
   };
   app.use(fallback);
 

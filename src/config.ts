@@ -77,7 +77,10 @@ export function loadConfig(environment: NodeJS.ProcessEnv = process.env): Config
 }
 
 /** This process's environment with some of it replaced, for a child process. */
-export const environmentWith = (replaced: Record<string, string>): NodeJS.ProcessEnv => ({ ...process.env, ...replaced });
+export const environmentWith = (replaced: Record<string, string>): NodeJS.ProcessEnv => ({
+  ...process.env,
+  ...replaced,
+});
 
 /** Names that are one or two letters away from a setting: almost surely meant to be it. */
 function misspelt(names: string[]): string[] {

@@ -11,7 +11,9 @@ export function listen(server: Server, { HOST, PORT }: Pick<Config, "HOST" | "PO
         EADDRNOTAVAIL: `HOST ${HOST} is not an address of this machine.`,
         ENOTFOUND: `HOST ${HOST} is not an address of this machine.`,
       };
-      failed(new UserError(reasons[error.code ?? ""] ?? `Cannot listen on ${HOST}:${PORT}: ${error.message}.`));
+      failed(
+        new UserError(reasons[error.code ?? ""] ?? `Cannot listen on ${HOST}:${PORT}: ${error.message}.`),
+      );
     });
     server.listen(PORT, HOST, listening);
   });

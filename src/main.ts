@@ -20,7 +20,9 @@ function parsePart(args: string[]): Part {
   const [name = "all", ...rest] = args;
   const part = parts.find((known) => known === name);
   if (!part || rest.length > 0)
-    throw new UserError(`Unknown argument "${args.join(" ")}". Settings are environment variables: PORT=4001 npm start.`);
+    throw new UserError(
+      `Unknown argument "${args.join(" ")}". Settings are environment variables: PORT=4001 npm start.`,
+    );
   return part;
 }
 
@@ -31,7 +33,9 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
   const log = pino({ level: config.LOG_LEVEL });
   const whole = part === "all" || part === "dev";
   if (!whole && !config.DATABASE_URL)
-    throw new UserError(`\`npm run ${part}\` needs DATABASE_URL; \`npm start\` runs everything with an embedded PostgreSQL.`);
+    throw new UserError(
+      `\`npm run ${part}\` needs DATABASE_URL; \`npm start\` runs everything with an embedded PostgreSQL.`,
+    );
 
   const database = await openDatabase(config, { purpose: "npm start", say });
   onStop(() => database.close());
@@ -63,7 +67,12 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
   let simulatorUrl = config.SIMULATOR_URL ?? defaultSimulatorUrl(config);
   if (demo) {
     const { startDemo } = await import("../scripts/demo.ts");
-    const running = await startDemo({ ownerUrl: urls.owner, keyRing, simulatorPort: config.SIMULATOR_PORT, say });
+    const running = await startDemo({
+      ownerUrl: urls.owner,
+      keyRing,
+      simulatorPort: config.SIMULATOR_PORT,
+      say,
+    });
     onStop(() => running.close());
     simulatorUrl = running.simulatorUrl;
   }
@@ -80,7 +89,13 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
   if (part !== "api") {
     const workerPool = makePool(urls.worker, { name: "worker", max: config.JOB_CONCURRENCY + 4, log });
     onStop(() => workerPool.end());
-    const worker = await startWorker({ workerPool, concurrency: config.JOB_CONCURRENCY, log, keyRing, simulatorUrl });
+    const worker = await startWorker({
+      workerPool,
+      concurrency: config.JOB_CONCURRENCY,
+      log,
+      keyRing,
+      simulatorUrl,
+    });
     onStop(() => worker.stop());
   }
   if (part === "worker") say("The worker is running. Ctrl-C stops it.");

@@ -8,10 +8,7 @@ type Main = (onStop: (stop: Stop) => void, say: (sentence: string) => void) => P
  * With `once`, the program ends when `main` does.
  * A UserError is printed as its sentence; anything else with its stack, for us to mend. Both exit with 1.
  */
-export async function runProgram(
-  main: Main,
-  options: { once?: boolean } = {},
-): Promise<void> {
+export async function runProgram(main: Main, options: { once?: boolean } = {}): Promise<void> {
   const stops: Stop[] = [];
   let stopping: Promise<void> | undefined;
   const stop = (exitCode: number) => {

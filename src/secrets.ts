@@ -29,7 +29,9 @@ export async function loadSecrets(dataDir: string): Promise<Secrets> {
   await chmod(file, 0o600);
   const parsed = secrets.safeParse(parseJson(present));
   if (!parsed.success)
-    throw new UserError(`${file} is damaged: restore it from a backup. Without it, stored credentials are unreadable.`);
+    throw new UserError(
+      `${file} is damaged: restore it from a backup. Without it, stored credentials are unreadable.`,
+    );
   return parsed.data;
 }
 

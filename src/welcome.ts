@@ -2,7 +2,15 @@ import type { Config } from "./config.ts";
 import type { DatabaseUrls } from "./db/database.ts";
 
 /** What a person wants to know once everything runs. */
-export function welcome({ config, urls, demo }: { config: Config; urls: DatabaseUrls; demo: boolean }): string {
+export function welcome({
+  config,
+  urls,
+  demo,
+}: {
+  config: Config;
+  urls: DatabaseUrls;
+  demo: boolean;
+}): string {
   const base = `http://${config.HOST.includes(":") ? `[${config.HOST}]` : config.HOST}:${config.PORT}`;
   const lines = ["", `GraphQL    ${base}/graphql`];
   if (config.NODE_ENV !== "production") lines.push(`Explorer   ${base}/graphiql`);

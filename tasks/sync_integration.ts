@@ -34,13 +34,17 @@ export const syncIntegration =
 
     const runId = randomUUID();
     const inTenant = (text: string, values: unknown[]) =>
-      withTenant(pool, tenantId, TASK, (client) => client.query(text, [tenantId, integrationId, runId, ...values]));
+      withTenant(pool, tenantId, TASK, (client) =>
+        client.query(text, [tenantId, integrationId, runId, ...values]),
+      );
     const begun = await inTenant("select * from app_hidden.begin_sync($1, $2, $3)", []);
     try {
       const sync = run.parse(begun.rows[0]);
       const connector = connectorFor(sync.provider);
       const config = connector.config.parse(sync.config);
-      const credentials = connector.credentials.parse(openCredentials(services, sync, { tenantId, integrationId }));
+      const credentials = connector.credentials.parse(
+        openCredentials(services, sync, { tenantId, integrationId }),
+      );
       const source = `${sync.provider}:${integrationId}`;
       const baseUrl = providerUrl(sync.provider, config, services.simulatorUrl);
       for (const [name, stream] of Object.entries(connector.streams)) {
@@ -69,7 +73,10 @@ export const syncIntegration =
     } catch (error) {
       // The next attempt goes on from the checkpoint; a shutdown is no failure of the sync.
       if (helpers.abortSignal?.aborted) await inTenant("select app_hidden.release_sync($1, $2, $3)", []);
-      else await inTenant("select app_hidden.finish_sync($1, $2, $3, $4)", [sentence(error)]).catch(ignoreSuperseded);
+      else
+        await inTenant("select app_hidden.finish_sync($1, $2, $3, $4)", [sentence(error)]).catch(
+          ignoreSuperseded,
+        );
       // Trying again mends nothing that only a person can.
       if (!isPermanent(error)) throw error;
       services.log.warn({ err: error, integrationId }, "sync failed until a person mends it");
@@ -94,7 +101,12 @@ function openCredentials(
   if (!ciphertext || !credential_version || !key_version || !kek_id || !wrapped_key)
     throw new ProviderError("permanent", "The integration has no credentials.");
   const dataKey = keyRing.unwrap(wrapped_key, kek_id, { tenantId, version: key_version });
-  const place = { tenantId, table: "integration_credentials", rowId: integrationId, version: credential_version };
+  const place = {
+    tenantId,
+    table: "integration_credentials",
+    rowId: integrationId,
+    version: credential_version,
+  };
   return JSON.parse(unseal(ciphertext, dataKey, place));
 }
 

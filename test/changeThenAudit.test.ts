@@ -113,9 +113,12 @@ it("leaves nothing of a mutation that was taken back", async () => {
 
 it("keeps secrets out", async () => {
   const { users } = await createTenant(database.owner, "secretive");
-  const canary = "update app_private.user_passwords set password_hash = '$argon2id$canary' where user_id = $1";
+  const canary =
+    "update app_private.user_passwords set password_hash = '$argon2id$canary' where user_id = $1";
   await database.owner.query(canary, [users.viewer.id]);
-  const rows = await database.owner.query("select changes::text from audit_logs where resource = 'user_password'");
+  const rows = await database.owner.query(
+    "select changes::text from audit_logs where resource = 'user_password'",
+  );
   expect(rows.rowCount).toBeGreaterThan(0);
   for (const { changes } of rows.rows) expect(changes).not.toMatch(/argon2id/);
 });
@@ -134,10 +137,13 @@ it("is read by admins, and by nobody below them", async () => {
 it("survives its user, keeping who it was", async () => {
   const other = await createTenant(database.owner, "other");
   const token = await api.signIn("other", "user");
-  await api.query(`mutation ($id: UUID!) { updateUser(input: { id: $id, patch: { lastName: "X" } }) { user { id } } }`, {
-    token,
-    variables: { id: other.users.user.id },
-  });
+  await api.query(
+    `mutation ($id: UUID!) { updateUser(input: { id: $id, patch: { lastName: "X" } }) { user { id } } }`,
+    {
+      token,
+      variables: { id: other.users.user.id },
+    },
+  );
   await database.owner.query("delete from users where id = $1", [other.users.user.id]);
   const rows = await log(other.users.user.id);
   expect(rows.map((row) => row.action)).toEqual(["user.created", "user.updated", "user.deleted"]);

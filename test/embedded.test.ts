@@ -241,6 +241,34 @@ describe("the life of a cluster", () => {
     expect((await findCluster(dataDir))?.pid).not.toBe(pid);
   });
 
+  it("waits for what a killed server left at work, and then starts", async () => {
+    const first = await start(dataDir);
+    const [backend] = await query(
+      first,
+      "select pid from pg_stat_activity where backend_type = 'checkpointer'",
+    );
+    const pid = (await findCluster(dataDir))?.pid ?? 0;
+    process.kill(Number(backend), "SIGSTOP");
+    process.kill(pid, "SIGKILL");
+    const log = join(dataDir, "postgres.log");
+    const before = (await readFile(log, "utf8")).length;
+    const second = start(dataDir);
+    try {
+      await until(async () =>
+        /pre-existing shared memory block/.test((await readFile(log, "utf8")).slice(before)),
+      );
+    } finally {
+      process.kill(Number(backend), "SIGCONT");
+    }
+    expect(await query(await second, "select n from written")).toEqual([1]);
+  });
+
+  it("removes what the killed making of a cluster left", async () => {
+    await mkdir(join(dataDir, "postgres.new-left", "base"), { recursive: true });
+    expect(await start(dataDir)).toMatchObject({ created: false });
+    expect(await readdir(dataDir)).not.toContain("postgres.new-left");
+  });
+
   it("starts though its postmaster.pid names a process of another program, which it leaves alone", async () => {
     const { pid: foreign } =
       (await holdStale(dataDir, String(child(join(root, "foreign")).process.pid))) ?? {};

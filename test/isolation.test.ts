@@ -47,9 +47,13 @@ describe("in SQL, as erp_authenticator", () => {
 
   it("begin_request with forged claims of another tenant is refused", async () => {
     const forged = { ...claims.admin, tenant_id: globex.id };
-    expect(await refusal(asRequest(database.authenticator, forged, (client) => client.query("select 1")))).toBe("EA401");
+    expect(
+      await refusal(asRequest(database.authenticator, forged, (client) => client.query("select 1"))),
+    ).toBe("EA401");
     const promoted: Claims = { ...claims.viewer, role: "ADMIN" };
-    expect(await refusal(asRequest(database.authenticator, promoted, (client) => client.query("select 1")))).toBe("EA401");
+    expect(
+      await refusal(asRequest(database.authenticator, promoted, (client) => client.query("select 1"))),
+    ).toBe("EA401");
   });
 
   it.each(tables)("an admin cannot see or count another tenant's %s", async (table) => {
@@ -63,11 +67,18 @@ describe("in SQL, as erp_authenticator", () => {
 
   it("an admin cannot change or delete another tenant's rows", async () => {
     const foreign = globex.integrationId;
-    expect((await sql("admin", "update integrations set name = 'mine' where id = $1", [foreign])).rowCount).toBe(0);
+    expect(
+      (await sql("admin", "update integrations set name = 'mine' where id = $1", [foreign])).rowCount,
+    ).toBe(0);
     expect((await sql("admin", "delete from integrations where id = $1", [foreign])).rowCount).toBe(0);
-    expect((await sql("admin", "update users set first_name = 'x' where id = $1", [globex.users.user.id])).rowCount).toBe(0);
+    expect(
+      (await sql("admin", "update users set first_name = 'x' where id = $1", [globex.users.user.id]))
+        .rowCount,
+    ).toBe(0);
     expect((await sql("admin", "update tenants set name = 'x' where id = $1", [globex.id])).rowCount).toBe(0);
-    const own = await sql("admin", "update integrations set name = 'mine' where id = $1", [acme.integrationId]);
+    const own = await sql("admin", "update integrations set name = 'mine' where id = $1", [
+      acme.integrationId,
+    ]);
     expect(own.rowCount).toBe(1);
     expect(await countOf("integrations", globex)).toBe(1);
   });
@@ -76,15 +87,24 @@ describe("in SQL, as erp_authenticator", () => {
     const insert = "insert into integrations (tenant_id, name, provider) values ($1, 'x', 'square')";
     expect(await refusal(sql("admin", insert, [globex.id]))).toBe("42501");
     expect(await refusal(sql("admin", "update integrations set tenant_id = $1", [globex.id]))).toBe("42501");
-    expect(await refusal(sql("admin", "select app_hidden.request_sync($1, $2)", [globex.id, globex.integrationId]))).toBe("EA403");
-    const own = await sql("admin", "insert into integrations (name, provider) values ('x', 'square') returning tenant_id");
+    expect(
+      await refusal(
+        sql("admin", "select app_hidden.request_sync($1, $2)", [globex.id, globex.integrationId]),
+      ),
+    ).toBe("EA403");
+    const own = await sql(
+      "admin",
+      "insert into integrations (name, provider) values ('x', 'square') returning tenant_id",
+    );
     expect(own.rows).toEqual([{ tenant_id: acme.id }]);
   });
 
   it("no row can refer to another tenant's row, not even one that the owner writes", async () => {
-    const audit = "insert into audit_logs (tenant_id, user_id, actor_kind, action, resource) values ($1, $2, 'user', 'x', 'x')";
+    const audit =
+      "insert into audit_logs (tenant_id, user_id, actor_kind, action, resource) values ($1, $2, 'user', 'x', 'x')";
     expect(await refusal(database.owner.query(audit, [acme.id, globex.users.user.id]))).toBe("23503");
-    const key = "insert into app_private.sync_checkpoints (tenant_id, integration_id, stream, checkpoint) values ($1, $2, 's', '{}')";
+    const key =
+      "insert into app_private.sync_checkpoints (tenant_id, integration_id, stream, checkpoint) values ($1, $2, 's', '{}')";
     expect(await refusal(database.owner.query(key, [acme.id, globex.integrationId]))).toBe("23503");
   });
 
@@ -100,7 +120,9 @@ describe("in SQL, as erp_authenticator", () => {
   });
 
   it("a partition cannot be read around its parent", async () => {
-    const { rows } = await database.owner.query("select tableoid::regclass::text as partition from analytics_events limit 1");
+    const { rows } = await database.owner.query(
+      "select tableoid::regclass::text as partition from analytics_events limit 1",
+    );
     expect(rows[0].partition).toMatch(/^partitions\./);
     expect(await refusal(sql("admin", `select from ${rows[0].partition}`))).toBe("42501");
   });
@@ -116,14 +138,16 @@ describe("in SQL, as erp_authenticator", () => {
     try {
       await client.query("begin");
       await client.query("select app_hidden.begin_request($1)", [JSON.stringify(claims.admin)]);
-      await client.query("select set_config('app.tenant_id', $1, false), set_config('app.user_id', $2, false)", [
-        globex.id,
-        globex.users.admin.id,
-      ]);
+      await client.query(
+        "select set_config('app.tenant_id', $1, false), set_config('app.user_id', $2, false)",
+        [globex.id, globex.users.admin.id],
+      );
       await client.query("commit");
       await client.query("begin");
       await client.query("select app_hidden.begin_request('{}')");
-      const { rows } = await client.query("select app_hidden.current_tenant_id() as tenant, current_user as role");
+      const { rows } = await client.query(
+        "select app_hidden.current_tenant_id() as tenant, current_user as role",
+      );
       expect(rows).toEqual([{ tenant: null, role: "api_anonymous" }]);
       await client.query("rollback");
     } finally {
@@ -159,7 +183,10 @@ describe.each([true, false])("through GraphQL, with the tenant predicate %s", (t
       tenants: { totalCount: 1 },
       users: { totalCount: 3 },
       integrations: { totalCount: 1, nodes: [{ tenantId: acme.id }] },
-      analyticsEvents: { totalCount: 10, aggregates: { sum: { value: "55" }, distinctCount: { tenantId: "1" } } },
+      analyticsEvents: {
+        totalCount: 10,
+        aggregates: { sum: { value: "55" }, distinctCount: { tenantId: "1" } },
+      },
     });
     expect(await countOf("analytics_events", globex)).toBe(10);
   });
@@ -190,7 +217,7 @@ describe.each([true, false])("through GraphQL, with the tenant predicate %s", (t
 
   it("changes and deletes nothing of another tenant, and does not tell that it exists", async () => {
     const documents = [
-      "mutation ($id: UUID!) { updateIntegration(input: { id: $id, patch: { name: \"x\" } }) { integration { id } } }",
+      'mutation ($id: UUID!) { updateIntegration(input: { id: $id, patch: { name: "x" } }) { integration { id } } }',
       "mutation ($id: UUID!) { deleteIntegration(input: { id: $id }) { integration { id } } }",
       "mutation ($id: UUID!) { syncIntegration(input: { integrationId: $id }) { integration { id } } }",
     ];

@@ -28,9 +28,15 @@ it("takes back a mutation that fails, and keeps those beside it", async () => {
     `mutation { ${create("a", "First")} ${create("b", "Second", "NOT A PROVIDER")} ${create("c", "Third")} }`,
     { token: admin },
   );
-  expect(data).toEqual({ a: { integration: { name: "First" } }, b: null, c: { integration: { name: "Third" } } });
+  expect(data).toEqual({
+    a: { integration: { name: "First" } },
+    b: null,
+    c: { integration: { name: "Third" } },
+  });
   expect(errors).toEqual([expect.objectContaining({ path: ["b"], extensions: { code: "INVALID_INPUT" } })]);
-  const { rows } = await database.owner.query("select name from integrations where name <> 'Shop' order by name");
+  const { rows } = await database.owner.query(
+    "select name from integrations where name <> 'Shop' order by name",
+  );
   expect(rows).toEqual([{ name: "First" }, { name: "Third" }]);
 });
 
@@ -55,7 +61,9 @@ it("runs a query in one read-only transaction on one connection", async () => {
     grant execute on function public.backend() to api_admin, api_viewer`);
   const own = await startApi(database);
   try {
-    const { data, errors } = await own.query("{ a: backend b: backend users { nodes { id } } c: backend }", { token: admin });
+    const { data, errors } = await own.query("{ a: backend b: backend users { nodes { id } } c: backend }", {
+      token: admin,
+    });
     expect(errors).toBeUndefined();
     expect(data.a).toMatch(/^\d+ on repeatable read 30s$/);
     expect(new Set([data.a, data.b, data.c]).size).toBe(1);
@@ -79,7 +87,9 @@ it("gives 50 rows by default and refuses more than 1,000", async () => {
   expect(await sizes("(first: 1001)")).toBe("INVALID_INPUT");
   expect(await sizes("(last: 1001)")).toBe("INVALID_INPUT");
   expect(await sizes("(first: -1)")).toBe("INVALID_INPUT");
-  const nested = await api.query("{ tenants { nodes { analyticsEvents { nodes { id } } } } }", { token: admin });
+  const nested = await api.query("{ tenants { nodes { analyticsEvents { nodes { id } } } } }", {
+    token: admin,
+  });
   expect(nested.data.tenants.nodes[0].analyticsEvents.nodes).toHaveLength(50);
 });
 
@@ -132,7 +142,8 @@ it("recovers by itself when the database ends its connections", async () => {
     ),
   );
   const answers = [];
-  for (let attempt = 0; attempt < 3; attempt++) answers.push(await api.query("{ currentUser { id } }", { token: admin }));
+  for (let attempt = 0; attempt < 3; attempt++)
+    answers.push(await api.query("{ currentUser { id } }", { token: admin }));
   expect(answers.at(-1)?.errors).toBeUndefined();
   for (const { errors } of answers) if (errors) expect(errors[0].extensions.code).toBe("UNAVAILABLE");
 });

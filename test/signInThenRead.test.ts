@@ -60,8 +60,15 @@ it("signs in, reads the own tenant's events and sums, and nothing of another's",
   );
   expect(read.errors).toBeUndefined();
   expect(read.data.analyticsEvents.totalCount).toBe(10);
-  expect(read.data.analyticsEvents.nodes.map((node: { value: string }) => node.value)).toEqual(["10", "9", "8"]);
-  expect(read.data.analyticsEvents.nodes[0]).toMatchObject({ properties: { tenant: "acme" }, tenant: { slug: "acme" } });
+  expect(read.data.analyticsEvents.nodes.map((node: { value: string }) => node.value)).toEqual([
+    "10",
+    "9",
+    "8",
+  ]);
+  expect(read.data.analyticsEvents.nodes[0]).toMatchObject({
+    properties: { tenant: "acme" },
+    tenant: { slug: "acme" },
+  });
   expect(read.data.analyticsEvents.groupedAggregates).toHaveLength(10);
   expect(read.data.analyticsEvents.groupedAggregates).toContainEqual({
     keys: ["order", "2026-01-07T00:00:00.000000+00:00"],
@@ -102,7 +109,9 @@ it("refuses everything but signing in without a token", async () => {
 
 it("permits one sign-in per request, alone in its operation", async () => {
   const input = `{ tenant: "acme", email: "viewer@acme.test", password: "x" }`;
-  const aliased = await api.query(`mutation { a: login(input: ${input}) { accessToken } b: login(input: ${input}) { accessToken } }`);
+  const aliased = await api.query(
+    `mutation { a: login(input: ${input}) { accessToken } b: login(input: ${input}) { accessToken } }`,
+  );
   expect(aliased.status).toBe(400);
   const hidden = await api.query(
     `mutation { ...f ...f } fragment f on Mutation { login(input: ${input}) { accessToken } }`,
@@ -124,7 +133,11 @@ it("answers 401 to tokens that are malformed, unsigned, expired, of another key 
   };
   for (const [name, bad] of Object.entries(forged)) {
     const { status, errors } = await api.query(ME, { token: bad });
-    expect({ name, status, code: errors?.[0].extensions.code }).toEqual({ name, status: 401, code: "UNAUTHENTICATED" });
+    expect({ name, status, code: errors?.[0].extensions.code }).toEqual({
+      name,
+      status: 401,
+      code: "UNAUTHENTICATED",
+    });
   }
 });
 

@@ -53,18 +53,20 @@ afterEach(async () => {
 async function connect({ id: tenantId, integrationId }: TestTenant, accessToken = ACCESS_TOKEN) {
   const dataKey = generateDataKey();
   const { kekId, wrapped } = keyRing.wrap(dataKey, { tenantId, version: 1 });
-  await database.owner.query("insert into app_private.tenant_keys (tenant_id, kek_id, wrapped_key) values ($1, $2, $3)", [
-    tenantId,
-    kekId,
-    wrapped,
-  ]);
+  await database.owner.query(
+    "insert into app_private.tenant_keys (tenant_id, kek_id, wrapped_key) values ($1, $2, $3)",
+    [tenantId, kekId, wrapped],
+  );
   const place = { tenantId, table: "integration_credentials", rowId: integrationId, version: 1 };
   await database.owner.query(
     "insert into app_private.integration_credentials (tenant_id, integration_id, key_version, ciphertext) values ($1, $2, 1, $3)",
     [tenantId, integrationId, seal(JSON.stringify({ accessToken }), dataKey, place)],
   );
   const config = { environment: "simulator", locationIds: ["L1"], pageSize: 50, backfillDays: 60 };
-  await database.owner.query("update integrations set config = $2 where id = $1", [integrationId, JSON.stringify(config)]);
+  await database.owner.query("update integrations set config = $2 where id = $1", [
+    integrationId,
+    JSON.stringify(config),
+  ]);
 }
 const simulate = async (options: Partial<Parameters<typeof startSquareSimulator>[0]> = {}) => {
   simulator = await startSquareSimulator({
@@ -91,7 +93,9 @@ const SYNC = /* GraphQL */ `
 `;
 const requestSync = () => api.query(SYNC, { token: admin, variables: { id: acme.integrationId } });
 const integration = async () => {
-  const { rows } = await database.owner.query("select * from integrations where id = $1", [acme.integrationId]);
+  const { rows } = await database.owner.query("select * from integrations where id = $1", [
+    acme.integrationId,
+  ]);
   return rows[0];
 };
 const ended = (timeoutMs?: number) =>
@@ -116,7 +120,10 @@ it("pulls every page once; a second sync adds nothing; the audit log tells both"
   await simulate();
   await work();
   const requested = await requestSync();
-  expect(requested.data.syncIntegration.integration).toEqual({ id: acme.integrationId, syncStatus: "queued" });
+  expect(requested.data.syncIntegration.integration).toEqual({
+    id: acme.integrationId,
+    syncStatus: "queued",
+  });
   expect(await ended()).toMatchObject({ sync_status: "succeeded", sync_error: null, status: "ACTIVE" });
   const first = await events();
   expect(await tally()).toEqual(expected());
@@ -128,11 +135,12 @@ it("pulls every page once; a second sync adds nothing; the audit log tells both"
          groupedAggregates(groupBy: [EVENT_TYPE]) { keys sum { value } } } }`,
     { token: viewer },
   );
-  const sums = data.analyticsEvents.groupedAggregates.map((group: { keys: string[]; sum: { value: string } }) => [
-    group.keys[0],
-    Number(group.sum.value),
-  ]);
-  expect(Object.fromEntries(sums)).toEqual(Object.fromEntries(first.map((row) => [row.event_type, Number(row.sum)])));
+  const sums = data.analyticsEvents.groupedAggregates.map(
+    (group: { keys: string[]; sum: { value: string } }) => [group.keys[0], Number(group.sum.value)],
+  );
+  expect(Object.fromEntries(sums)).toEqual(
+    Object.fromEntries(first.map((row) => [row.event_type, Number(row.sum)])),
+  );
 
   await requestSync();
   await until(integration, ({ sync_status }) => sync_status !== "succeeded");
@@ -203,10 +211,14 @@ it("refuses the writes of a run that another one superseded", async () => {
   const [older, newer] = ["00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"];
   const begin = "select app_hidden.begin_sync($1, $2, $3)";
   const save = "select app_hidden.save_sync_page($1, $2, $3, 'orders', '{}', $4)";
-  const page = JSON.stringify([{ eventType: "order", eventName: "order_completed", sourceId: "late", source: "square:x" }]);
+  const page = JSON.stringify([
+    { eventType: "order", eventName: "order_completed", sourceId: "late", source: "square:x" },
+  ]);
   expect(await job(older, begin)).toBe("done");
   expect(await job(newer, begin)).toBe("EA409");
-  await database.owner.query("update app_private.sync_runs set lease_expires_at = now() where run_id = $1", [older]);
+  await database.owner.query("update app_private.sync_runs set lease_expires_at = now() where run_id = $1", [
+    older,
+  ]);
   expect(await job(newer, begin)).toBe("done");
   expect(await job(older, save, [page])).toBe("EA409");
   expect(await tally()).toEqual({});

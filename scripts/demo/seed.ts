@@ -10,7 +10,11 @@ import { demoEvents } from "./events.ts";
 const BATCH = 2_000;
 
 /** (Re)creates the demo data: what is there already stays as it is. */
-export async function seedDemo(pool: pg.Pool, keyRing: KeyRing, say: (sentence: string) => void): Promise<void> {
+export async function seedDemo(
+  pool: pg.Pool,
+  keyRing: KeyRing,
+  say: (sentence: string) => void,
+): Promise<void> {
   const started = Date.now();
   await makePartitions(pool);
   const passwordHashes = new Map<string, string>();
@@ -25,9 +29,13 @@ export async function seedDemo(pool: pg.Pool, keyRing: KeyRing, say: (sentence: 
   const counts = await Promise.all(demoTenants.map((tenant) => seedEvents(pool, tenant)));
   const total = counts.reduce((sum, count) => sum + count, 0);
   // Last, so that a seeding that was killed is taken up again.
-  await pool.query(`update tenants set metadata = metadata || '{"demo": "complete"}' where slug = 'platform'`);
+  await pool.query(
+    `update tenants set metadata = metadata || '{"demo": "complete"}' where slug = 'platform'`,
+  );
   await pool.query("analyze");
-  say(`Demo data: ${total.toLocaleString("en")} events of ${demoTenants.length - 1} tenants, in ${((Date.now() - started) / 1000).toFixed(1)} s.`);
+  say(
+    `Demo data: ${total.toLocaleString("en")} events of ${demoTenants.length - 1} tenants, in ${((Date.now() - started) / 1000).toFixed(1)} s.`,
+  );
 }
 
 /** "complete" once everything is there; "absent" in an empty database; "foreign" where other tenants live. */
@@ -122,14 +130,25 @@ async function seedEvents(pool: pg.Pool, { slug, integrations }: DemoTenant): Pr
   const ids = Object.fromEntries(integrations.map(({ key }) => [key, id(key)]));
   const events =
     slug === "acme"
-      ? demoEvents({ tenant: slug, now, integrations: { ...ids, onlineShop: id("onlineShop"), metaAds: id("metaAds") } })
+      ? demoEvents({
+          tenant: slug,
+          now,
+          integrations: { ...ids, onlineShop: id("onlineShop"), metaAds: id("metaAds") },
+        })
       : slug === "globex"
-        ? demoEvents({ tenant: slug, now, integrations: { ...ids, restaurants: id("restaurants"), metaAds: id("metaAds") } })
+        ? demoEvents({
+            tenant: slug,
+            now,
+            integrations: { ...ids, restaurants: id("restaurants"), metaAds: id("metaAds") },
+          })
         : demoEvents({ tenant: slug, now, integrations: ids });
   let batch: EventInput[] = [];
   let count = 0;
   const write = async () => {
-    await pool.query("select count(*) from app_hidden.write_events($1, $2)", [demoId(slug), JSON.stringify(batch)]);
+    await pool.query("select count(*) from app_hidden.write_events($1, $2)", [
+      demoId(slug),
+      JSON.stringify(batch),
+    ]);
     count += batch.length;
     batch = [];
   };

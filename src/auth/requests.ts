@@ -5,7 +5,11 @@ import { withTransaction } from "../db/pools.ts";
 import type { Claims, TokenService } from "./tokens.ts";
 
 /** Where a request comes from, for the audit log. */
-export type Origin = { ipAddress?: string | undefined; userAgent?: string | undefined; requestId?: string | undefined };
+export type Origin = {
+  ipAddress?: string | undefined;
+  userAgent?: string | undefined;
+  requestId?: string | undefined;
+};
 
 /** Who asks, and from where. `claims` is set by a sign-in, for what the same operation reads afterwards. */
 export type Identity = { claims: Claims | undefined; readonly origin: Origin };
@@ -51,7 +55,8 @@ export function authenticate(tokens: TokenService): RequestHandler {
     const [, token] = /^Bearer ([\w.~+/-]+=*)$/i.exec(authorization ?? "") ?? [];
     const claims = token ? tokens.verify(token) : undefined;
     if (authorization !== undefined && !claims) {
-      const message = "The access token is malformed, forged or expired. Refresh the session, or sign in again.";
+      const message =
+        "The access token is malformed, forged or expired. Refresh the session, or sign in again.";
       response
         .status(401)
         .set("WWW-Authenticate", 'Bearer error="invalid_token"')

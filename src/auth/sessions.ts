@@ -6,7 +6,12 @@ import { verifyPassword } from "./passwords.ts";
 import { type Origin, withRequest } from "./requests.ts";
 import type { Claims, TokenService } from "./tokens.ts";
 
-export type SignIn = { accessToken: string; accessTokenExpiresAt: Date; refreshToken: string; claims: Claims };
+export type SignIn = {
+  accessToken: string;
+  accessTokenExpiresAt: Date;
+  refreshToken: string;
+  claims: Claims;
+};
 export type SessionService = {
   /** The same error for an unknown tenant, an unknown user and a wrong password. */
   login(input: { tenant: string; email: string; password: string }, origin: Origin): Promise<SignIn>;
@@ -32,10 +37,15 @@ export function makeSessionService(pool: pg.Pool, tokens: TokenService): Session
       const [row] = account.array().parse(found.rows);
       // Hashing takes tens of milliseconds: no transaction is open meanwhile.
       const correct = await verifyPassword(row?.password_hash, password);
-      if (!row || !correct) throw new ApiError("UNAUTHENTICATED", "Unknown tenant or e-mail, or wrong password.");
+      if (!row || !correct)
+        throw new ApiError("UNAUTHENTICATED", "Unknown tenant or e-mail, or wrong password.");
       const secret = randomBytes(32);
       const { rows } = await withRequest(pool, origin, (client) =>
-        client.query("select app_hidden.open_session($1, $2, $3) as sid", [row.tenant_id, row.user_id, sha256(secret)]),
+        client.query("select app_hidden.open_session($1, $2, $3) as sid", [
+          row.tenant_id,
+          row.user_id,
+          sha256(secret),
+        ]),
       );
       const { sid } = opened.parse(rows[0]);
       const claims = { sub: row.user_id, tenant_id: row.tenant_id, role: row.role, sid };
@@ -43,7 +53,8 @@ export function makeSessionService(pool: pg.Pool, tokens: TokenService): Session
     },
     async refresh(refreshToken, origin) {
       const presented = parseRefreshToken(refreshToken);
-      if (!presented) throw new ApiError("UNAUTHENTICATED", "This is not a refresh token.", { reason: "revoked" });
+      if (!presented)
+        throw new ApiError("UNAUTHENTICATED", "This is not a refresh token.", { reason: "revoked" });
       const { tenantId, sessionId, secret } = presented;
       const successor = randomBytes(32);
       const { rows } = await withRequest(pool, origin, (client) =>
@@ -76,7 +87,8 @@ function formatRefreshToken({ tenantId, sessionId, secret }: RefreshToken): stri
 function parseRefreshToken(token: string): RefreshToken | undefined {
   const bytes = Buffer.from(token, "base64url");
   if (bytes.length !== 64 || bytes.toString("base64url") !== token) return undefined;
-  const uuid = (part: Buffer) => part.toString("hex").replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+  const uuid = (part: Buffer) =>
+    part.toString("hex").replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
   return {
     tenantId: uuid(bytes.subarray(0, 16)),
     sessionId: uuid(bytes.subarray(16, 32)),

@@ -25,7 +25,9 @@ export function makeTokenService(
   options: { issuer: string; audience: string },
 ): TokenService {
   const privateKeys = tokenKeys.map(({ kid, privateKey }) => ({ kid, key: createPrivateKey(privateKey) }));
-  const publicKeys = new Map<string, KeyObject>(privateKeys.map(({ kid, key }) => [kid, createPublicKey(key)]));
+  const publicKeys = new Map<string, KeyObject>(
+    privateKeys.map(({ kid, key }) => [kid, createPublicKey(key)]),
+  );
   const [signer] = privateKeys;
   if (!signer) throw new Error("There is no token key.");
   return {

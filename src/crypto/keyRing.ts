@@ -20,7 +20,8 @@ export type SecretPlace = { tenantId: string; table: string; rowId: string; vers
 export function makeKeyRing(encryptionKeys: readonly { id: string; key: string }[]): KeyRing {
   const keys = new Map(encryptionKeys.map(({ id, key }) => [id, Buffer.from(key, "base64")]));
   for (const [id, key] of keys)
-    if (key.length !== 32) throw new UserError(`Encryption key "${id}" has ${key.length} bytes instead of 32.`);
+    if (key.length !== 32)
+      throw new UserError(`Encryption key "${id}" has ${key.length} bytes instead of 32.`);
   const current = encryptionKeys[0]?.id;
   if (current === undefined) throw new UserError("There is no encryption key.");
   const find = (id: string) => {
@@ -31,7 +32,10 @@ export function makeKeyRing(encryptionKeys: readonly { id: string; key: string }
   const placeOfKey = ({ tenantId, version }: KeyPlace) => additionalData("tenant_keys", tenantId, version);
   return {
     current,
-    wrap: (dataKey, place) => ({ kekId: current, wrapped: encrypt(dataKey, find(current), placeOfKey(place)) }),
+    wrap: (dataKey, place) => ({
+      kekId: current,
+      wrapped: encrypt(dataKey, find(current), placeOfKey(place)),
+    }),
     unwrap: (wrapped, kekId, place) => decrypt(wrapped, find(kekId), placeOfKey(place)),
   };
 }
@@ -48,14 +52,17 @@ export function unseal(ciphertext: Buffer, dataKey: Buffer, place: SecretPlace):
 }
 
 /** The ring of `ENCRYPTION_KEYS` where it is set, else of the data folder's own keys. */
-export const keyRingOf = (setting: string | undefined, own: readonly { id: string; key: string }[]): KeyRing =>
-  makeKeyRing(setting ? parseEncryptionKeys(setting) : own);
+export const keyRingOf = (
+  setting: string | undefined,
+  own: readonly { id: string; key: string }[],
+): KeyRing => makeKeyRing(setting ? parseEncryptionKeys(setting) : own);
 
 /** `ENCRYPTION_KEYS`: `id:base64` pairs, separated by commas. */
 export function parseEncryptionKeys(text: string): { id: string; key: string }[] {
   return text.split(",").map((pair) => {
     const [, id, key] = /^\s*([\w-]+):([A-Za-z0-9+/=]+)\s*$/.exec(pair) ?? [];
-    if (!id || !key) throw new UserError("ENCRYPTION_KEYS must be a list of id:base64 pairs, separated by commas.");
+    if (!id || !key)
+      throw new UserError("ENCRYPTION_KEYS must be a list of id:base64 pairs, separated by commas.");
     return { id, key };
   });
 }

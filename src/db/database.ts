@@ -89,7 +89,9 @@ export function givenUrls(config: Config, owner: string): DatabaseUrls {
   const authenticator = config.AUTHENTICATOR_DATABASE_URL ?? login("erp_authenticator");
   const worker = config.WORKER_DATABASE_URL ?? login("erp_worker");
   if (!authenticator || !worker)
-    throw new UserError("In production, set AUTHENTICATOR_DATABASE_URL and WORKER_DATABASE_URL beside DATABASE_URL.");
+    throw new UserError(
+      "In production, set AUTHENTICATOR_DATABASE_URL and WORKER_DATABASE_URL beside DATABASE_URL.",
+    );
   return { owner, authenticator, worker, shadow: config.SHADOW_DATABASE_URL, root: config.ROOT_DATABASE_URL };
 }
 
@@ -107,7 +109,8 @@ async function assertReachable(name: string, url: string) {
     await withClient(url, async (client) => {
       const { rows } = await client.query("show server_version_num");
       const version = Math.floor(Number(rows[0]?.server_version_num) / 10_000);
-      if (version < 18) throw new UserError(`${name} is PostgreSQL ${version} at ${host}; version 18 or newer is needed.`);
+      if (version < 18)
+        throw new UserError(`${name} is PostgreSQL ${version} at ${host}; version 18 or newer is needed.`);
     });
   } catch (error) {
     if (error instanceof UserError || !(error instanceof Error)) throw error;
@@ -117,7 +120,9 @@ async function assertReachable(name: string, url: string) {
         `The server at ${host} refused ${username} (${name}): wrong password, or no such role. \`npm run db:bootstrap\` makes the roles.`,
       );
     if (code === "3D000")
-      throw new UserError(`The server at ${host} has no database "${pathname.slice(1)}" (${name}). \`npm run db:bootstrap\` makes it.`);
+      throw new UserError(
+        `The server at ${host} has no database "${pathname.slice(1)}" (${name}). \`npm run db:bootstrap\` makes it.`,
+      );
     if (isConnectionFailure(error) || code)
       throw new UserError(`Cannot reach the database at ${host} (${name}): ${error.message || code}.`);
     throw error;
@@ -131,7 +136,11 @@ const localUrl = (port: number, { user, password, database }: Login) =>
 function urlsFor(secrets: Secrets, url: (login: Login) => string) {
   return {
     owner: url({ user: "erp_user", password: "dev_password", database: DATABASE_NAME }),
-    authenticator: url({ user: "erp_authenticator", password: secrets.authenticatorPassword, database: DATABASE_NAME }),
+    authenticator: url({
+      user: "erp_authenticator",
+      password: secrets.authenticatorPassword,
+      database: DATABASE_NAME,
+    }),
     worker: url({ user: "erp_worker", password: secrets.workerPassword, database: DATABASE_NAME }),
     shadow: url({ user: "erp_user", password: "dev_password", database: SHADOW_DATABASE_NAME }),
     root: url({ user: "postgres", password: secrets.superuserPassword, database: "postgres" }),

@@ -25,7 +25,10 @@ export async function migrate(urls: { owner: string; worker: string }): Promise<
 }
 
 export const installWorkerSchema = (workerUrl: string) =>
-  runWorkerMigrations({ connectionString: connectionString(workerUrl), preset: { worker: { logger: workerLogger } } });
+  runWorkerMigrations({
+    connectionString: connectionString(workerUrl),
+    preset: { worker: { logger: workerLogger } },
+  });
 
 const currentSettings = (ownerUrl: string) => ({
   connectionString: connectionString(ownerUrl),

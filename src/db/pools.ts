@@ -14,7 +14,8 @@ export function makePool(
     keepAlive: true,
     ...(options.pipeline ? { pipeline: true } : {}),
   });
-  const report = (error: Error) => options.log.warn({ err: error, pool: options.name }, "lost a database connection");
+  const report = (error: Error) =>
+    options.log.warn({ err: error, pool: options.name }, "lost a database connection");
   pool.on("error", report);
   pool.on("connect", (client) => client.on("error", report));
   return pool;
@@ -28,7 +29,10 @@ export function connectionString(url: string): string {
 }
 
 /** Runs `work` on a client of its own, outside any pool. */
-export async function withClient<Result>(url: string, work: (client: pg.Client) => Promise<Result>): Promise<Result> {
+export async function withClient<Result>(
+  url: string,
+  work: (client: pg.Client) => Promise<Result>,
+): Promise<Result> {
   const client = new pg.Client({ connectionString: connectionString(url), connectionTimeoutMillis: 5_000 });
   client.on("error", () => {});
   await client.connect();

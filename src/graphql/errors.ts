@@ -54,7 +54,10 @@ const bySqlState: Record<string, { code: ErrorCode; message?: string }> = {
   "22001": { code: "INVALID_INPUT", message: "A text is too long." },
   "22023": { code: "INVALID_INPUT", message: "A value is not permitted here." },
   "23502": { code: "INVALID_INPUT", message: "A required value is missing." },
-  "23503": { code: "CONFLICT", message: "It refers to something that does not exist, or something still refers to it." },
+  "23503": {
+    code: "CONFLICT",
+    message: "It refers to something that does not exist, or something still refers to it.",
+  },
   "23505": { code: "CONFLICT", message: "There is one with this value already." },
   "23514": { code: "INVALID_INPUT", message: "A value is not permitted here." },
   "40001": { code: "CONFLICT", message: "Somebody else changed this at the same time. Try again." },
@@ -86,7 +89,10 @@ export function makeMaskError(log: Logger) {
     const masked = (unexpected: Error) => {
       const errorId = randomUUID();
       log.error({ err: unexpected, errorId, path: error.path }, "unexpected error in a GraphQL operation");
-      return answer(`Something went wrong on our side. It is logged under ${errorId}.`, { code: "INTERNAL", errorId });
+      return answer(`Something went wrong on our side. It is logged under ${errorId}.`, {
+        code: "INTERNAL",
+        errorId,
+      });
     };
     if (cause instanceof ApiError) return answer(cause.message, { ...cause.extensions, code: cause.code });
     // Written by graphql-js for the client, such as of a variable that does not fit.
@@ -107,7 +113,8 @@ export function makeMaskError(log: Logger) {
     if (isConnectionFailure(cause))
       return answer("The database cannot be reached. Try again in a moment.", { code: "UNAVAILABLE" });
     // @dataplan/pg's delete has no code of its own for this.
-    if (/^No values were deleted in collection/.test(cause.message)) return answer(NO_SUCH_ROW, { code: "NOT_FOUND" });
+    if (/^No values were deleted in collection/.test(cause.message))
+      return answer(NO_SUCH_ROW, { code: "NOT_FOUND" });
     if (/^(Execution|Planning) timeout/i.test(cause.message))
       return answer("This took too long. Ask for less.", { code: "TIMEOUT" });
 

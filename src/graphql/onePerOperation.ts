@@ -50,16 +50,22 @@ export function makeOnePerOperationPlugin(
             // A sign-in changes who the operation is, and each is an attempt to count.
             OperationDefinition(node) {
               const fields = node.selectionSet.selections;
-              const signIn = fields.find((field) => field.kind === Kind.FIELD && SIGN_INS.has(field.name.value));
+              const signIn = fields.find(
+                (field) => field.kind === Kind.FIELD && SIGN_INS.has(field.name.value),
+              );
               if (signIn?.kind === Kind.FIELD && fields.length > 1)
                 validation.reportError(
-                  new GraphQLError(`"${signIn.name.value}" must be the only field of its operation.`, { nodes: signIn }),
+                  new GraphQLError(`"${signIn.name.value}" must be the only field of its operation.`, {
+                    nodes: signIn,
+                  }),
                 );
               if (node.operation === "mutation")
                 for (const field of fields)
                   if (field.kind !== Kind.FIELD)
                     validation.reportError(
-                      new GraphQLError("A mutation names its fields directly, not in fragments.", { nodes: field }),
+                      new GraphQLError("A mutation names its fields directly, not in fragments.", {
+                        nodes: field,
+                      }),
                     );
             },
           }));

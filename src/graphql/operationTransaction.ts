@@ -1,5 +1,8 @@
 import type pg from "pg";
-import { makeWithPgClientViaPgClientAlreadyInTransaction, type NodePostgresPgClient } from "postgraphile/adaptors/pg";
+import {
+  makeWithPgClientViaPgClientAlreadyInTransaction,
+  type NodePostgresPgClient,
+} from "postgraphile/adaptors/pg";
 import { beginRequest, type Identity } from "../auth/requests.ts";
 
 type Callback<Result> = (client: NodePostgresPgClient) => Result | Promise<Result>;
@@ -93,6 +96,7 @@ export class OperationTransaction {
   async #commit(client: pg.PoolClient) {
     const { command } = await client.query("commit");
     // A transaction that failed answers COMMIT with ROLLBACK, and no error.
-    if (command !== "COMMIT" && this.#kind === "mutation") throw this.#firstError ?? new Error("The commit was refused.");
+    if (command !== "COMMIT" && this.#kind === "mutation")
+      throw this.#firstError ?? new Error("The commit was refused.");
   }
 }

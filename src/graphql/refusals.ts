@@ -1,7 +1,9 @@
 import { z } from "zod";
 
 const refused = z.strictObject({
-  errors: z.array(z.looseObject({ message: z.string(), extensions: z.record(z.string(), z.unknown()).optional() })),
+  errors: z.array(
+    z.looseObject({ message: z.string(), extensions: z.record(z.string(), z.unknown()).optional() }),
+  ),
 });
 
 /** How an answer without data begins. */
@@ -24,9 +26,15 @@ export const RefusalsPlugin: GraphileConfig.Plugin = {
           // Only these were written for the client.
           if (statusCode >= 500) return result;
           const json = { errors: [{ message: error.message, extensions: { code: "INVALID_INPUT" } }] };
-          return { type: "json", statusCode, headers: { ...headers, "content-type": "application/json" }, json };
+          return {
+            type: "json",
+            statusCode,
+            headers: { ...headers, "content-type": "application/json" },
+            json,
+          };
         }
-        if (result?.type !== "buffer" || result.buffer.toString("utf8", 0, PREFIX.length) !== PREFIX) return result;
+        if (result?.type !== "buffer" || result.buffer.toString("utf8", 0, PREFIX.length) !== PREFIX)
+          return result;
         const answer = refused.safeParse(JSON.parse(result.buffer.toString()));
         if (!answer.success) return result;
         const errors = answer.data.errors.map(({ message, locations, extensions }) => ({
@@ -36,7 +44,12 @@ export const RefusalsPlugin: GraphileConfig.Plugin = {
         }));
         const buffer = Buffer.from(JSON.stringify({ errors }));
         const headers = { ...result.headers, "content-length": String(buffer.length) };
-        return { ...result, statusCode: result.statusCode === 200 ? 400 : result.statusCode, headers, buffer };
+        return {
+          ...result,
+          statusCode: result.statusCode === 200 ? 400 : result.statusCode,
+          headers,
+          buffer,
+        };
       },
     },
   },

@@ -1,5 +1,5 @@
 import { EventEmitter } from "node:events";
-import { Logger as WorkerLogger, parseCronItems, run, type WorkerEvents } from "graphile-worker";
+import { parseCronItems, run, type WorkerEvents, Logger as WorkerLogger } from "graphile-worker";
 import type pg from "pg";
 import type { Logger } from "pino";
 import { makeTaskList, schedule, type TaskServices } from "../../tasks/index.ts";
@@ -27,7 +27,10 @@ export async function startWorker(
     tick();
   });
   events.on("job:failed", ({ job, error }) =>
-    log.error({ err: error, task: job.task_identifier, job: job.id, attempts: job.attempts }, "job failed for good"),
+    log.error(
+      { err: error, task: job.task_identifier, job: job.id, attempts: job.attempts },
+      "job failed for good",
+    ),
   );
   const runner = await run({
     pgPool: workerPool,

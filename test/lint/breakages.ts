@@ -60,9 +60,7 @@ export const breakages: Breakage[] = [
   {
     rule: "onePolicyPerCommand",
     sql: "create policy everybody on public.users for delete using (true)",
-    found: [
-      "PUBLIC, delete on public.users: 1 policies, no grant",
-    ],
+    found: ["PUBLIC, delete on public.users: 1 policies, no grant"],
   },
   {
     rule: "noRestrictivePolicy",

@@ -7,7 +7,8 @@ export type Rule = { name: string; why: string } & (
 );
 
 /** Schemas of ours: all but PostgreSQL's and the tools' own, so that a new one is looked at too. */
-export const OURS = "n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'graphile_worker', 'graphile_migrate')";
+export const OURS =
+  "n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'graphile_worker', 'graphile_migrate')";
 
 /** Roles of requests and jobs. */
 export const API_ROLES = "r.rolname ~ '^api_' or r.rolname = 'erp_authenticator'";

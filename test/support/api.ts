@@ -22,15 +22,20 @@ export type TestApi = {
 
 const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
 export const testTokens = () =>
-  makeTokenService([{ kid: "test", privateKey: privateKey.export({ type: "pkcs8", format: "pem" }).toString() }], {
-    issuer: "erp-analytics",
-    audience: "erp-analytics",
-  });
+  makeTokenService(
+    [{ kid: "test", privateKey: privateKey.export({ type: "pkcs8", format: "pem" }).toString() }],
+    {
+      issuer: "erp-analytics",
+      audience: "erp-analytics",
+    },
+  );
 
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(
   database: TestDatabase,
-  options: Partial<Pick<AppOptions, "tenantPredicate" | "log">> & { config?: Partial<AppOptions["config"]> } = {},
+  options: Partial<Pick<AppOptions, "tenantPredicate" | "log">> & {
+    config?: Partial<AppOptions["config"]>;
+  } = {},
 ): Promise<TestApi> {
   const tokens = testTokens();
   const app = await createApp({
@@ -64,9 +69,12 @@ export async function startApi(
     query,
     async signIn(tenant, role) {
       const input = { tenant, email: `${role}@${tenant}.test`, password: PASSWORD };
-      const { data, errors } = await query("mutation ($input: LoginInput!) { login(input: $input) { accessToken } }", {
-        variables: { input },
-      });
+      const { data, errors } = await query(
+        "mutation ($input: LoginInput!) { login(input: $input) { accessToken } }",
+        {
+          variables: { input },
+        },
+      );
       if (errors) throw new Error(`Cannot sign in: ${JSON.stringify(errors)}`);
       return data.login.accessToken;
     },

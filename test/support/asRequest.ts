@@ -6,7 +6,11 @@ import type { TestTenant } from "./tenants.ts";
 const ROLES = { admin: "ADMIN", user: "USER", viewer: "VIEWER" } as const;
 
 /** Opens a session for a user, as a sign-in does. */
-export async function claimsFor(owner: pg.Pool, tenant: TestTenant, role: keyof typeof ROLES): Promise<Claims> {
+export async function claimsFor(
+  owner: pg.Pool,
+  tenant: TestTenant,
+  role: keyof typeof ROLES,
+): Promise<Claims> {
   const { rows } = await owner.query(
     `insert into app_private.sessions (tenant_id, user_id, refresh_token_hash, expires_at)
      values ($1, $2, sha256(uuidv7()::text::bytea), now() + interval '1 hour') returning id`,

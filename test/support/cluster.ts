@@ -3,11 +3,20 @@ import type { DatabaseUrls } from "../../src/db/database.ts";
 import { databaseUrl } from "../../src/db/roles.ts";
 
 /** How test files reach the cluster that globalSetup started: through the environment of jest's workers. */
-const cluster = z.object({ root: z.string(), owner: z.string(), authenticator: z.string(), worker: z.string() });
+const cluster = z.object({
+  root: z.string(),
+  owner: z.string(),
+  authenticator: z.string(),
+  worker: z.string(),
+});
 export type TestCluster = z.output<typeof cluster>;
 
 export const TEMPLATE = "erp_template";
-export const PASSWORDS = { owner: "dev_password", authenticator: "authenticator_password", worker: "worker_password" };
+export const PASSWORDS = {
+  owner: "dev_password",
+  authenticator: "authenticator_password",
+  worker: "worker_password",
+};
 
 export const publishCluster = (urls: TestCluster) => {
   process.env.ERP_TEST_URLS = JSON.stringify(urls);

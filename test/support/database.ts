@@ -28,8 +28,13 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   // A database's own grants are not cloned.
   const rolesSql = await readFile(paths.rolesSql, "utf8");
   await withClient(urls.root, (client) => client.query(rolesSql));
-  const pool = (url: string, pipeline = false) => makePool(url, { name: "test", max: 10, log: silent, pipeline });
-  const [owner, authenticator, worker] = [pool(urls.owner), pool(urls.authenticator, true), pool(urls.worker)];
+  const pool = (url: string, pipeline = false) =>
+    makePool(url, { name: "test", max: 10, log: silent, pipeline });
+  const [owner, authenticator, worker] = [
+    pool(urls.owner),
+    pool(urls.authenticator, true),
+    pool(urls.worker),
+  ];
   return {
     urls,
     owner,
@@ -37,7 +42,9 @@ export async function createTestDatabase(): Promise<TestDatabase> {
     worker,
     async drop() {
       await Promise.all([owner.end(), authenticator.end(), worker.end()]);
-      await withClient(root, (client) => client.query(`drop database ${pg.escapeIdentifier(name)} with (force)`));
+      await withClient(root, (client) =>
+        client.query(`drop database ${pg.escapeIdentifier(name)} with (force)`),
+      );
     },
   };
 }

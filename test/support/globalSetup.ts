@@ -21,7 +21,8 @@ export default async function globalSetup() {
     settings: { fsync: "off", synchronous_commit: "off", full_page_writes: "off", max_connections: "200" },
   });
   globalThis.erpTestCluster = { cluster, dataDir };
-  const url = (user: string, password: string, database = TEMPLATE) => cluster.url({ user, password, database });
+  const url = (user: string, password: string, database = TEMPLATE) =>
+    cluster.url({ user, password, database });
   const urls = {
     root: url("postgres", "superuser_password", "postgres"),
     owner: url("erp_user", PASSWORDS.owner),
