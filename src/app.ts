@@ -6,6 +6,7 @@ import type pg from "pg";
 import type { Logger } from "pino";
 import { pinoHttp } from "pino-http";
 import { postgraphile } from "postgraphile";
+import { PgSubscriber } from "postgraphile/adaptors/pg";
 import { grafserv } from "postgraphile/grafserv/express/v4";
 import { authenticate } from "./auth/requests.ts";
 import { makeSessionService } from "./auth/sessions.ts";
@@ -18,6 +19,7 @@ export type AppOptions = {
   authenticatorPool: pg.Pool;
   tokens: TokenService;
   log: Logger;
+  /** Rebuild the API when a migration ran. */
   watch?: boolean;
   tenantPredicate?: boolean;
 };
@@ -27,6 +29,7 @@ export type App = { express: Express; close(): Promise<void> };
 export async function createApp(options: AppOptions): Promise<App> {
   const { config, authenticatorPool, tokens, log } = options;
   const development = config.NODE_ENV !== "production";
+  const subscriber = options.watch ? new PgSubscriber(authenticatorPool) : undefined;
   const sessions = makeSessionService(authenticatorPool, tokens);
   const api = postgraphile(
     makePreset({
@@ -35,7 +38,7 @@ export async function createApp(options: AppOptions): Promise<App> {
       log,
       development,
       introspection: config.GRAPHQL_INTROSPECTION ?? development,
-      watch: options.watch ?? false,
+      watch: subscriber,
       ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
     }),
   );
@@ -104,5 +107,11 @@ export async function createApp(options: AppOptions): Promise<App> {
   };
   app.use(fallback);
 
-  return { express: app, close: async () => void (await api.release()) };
+  return {
+    express: app,
+    async close() {
+      await api.release();
+      subscriber?.release();
+    },
+  };
 }

@@ -1,3 +1,4 @@
+import { isIP } from "node:net";
 import { distance } from "fastest-levenshtein";
 import { z } from "zod";
 
@@ -40,7 +41,9 @@ const settings = z.object({
   CORS_ORIGINS: list.default([]),
   PUBLIC_URL: httpUrl.optional(),
   FRONTEND_URL: httpUrl.optional(),
-  TRUST_PROXY: list.default([]),
+  TRUST_PROXY: list
+    .refine((parts) => parts.every(isSubnet), "must list addresses or subnets of proxies")
+    .default([]),
   ENCRYPTION_KEYS: z.string().optional(),
   GRAPHQL_INTROSPECTION: flag.optional(),
   SIMULATOR_PORT: port.default(4010),
@@ -91,6 +94,15 @@ function misspelt(names: string[]): string[] {
       const meant = known.find((candidate) => distance(name, candidate) <= 2);
       return meant ? [`${name} is not a setting (did you mean ${meant}?)`] : [];
     });
+}
+
+/** As Express's "trust proxy" takes them. */
+function isSubnet(text: string): boolean {
+  const [address = "", bits] = text.split("/");
+  return (
+    ["loopback", "linklocal", "uniquelocal"].includes(text) ||
+    (isIP(address) > 0 && /^\d{0,3}$/.test(bits ?? ""))
+  );
 }
 
 function isPostgresUrl(text: string): boolean {

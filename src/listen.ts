@@ -18,3 +18,14 @@ export function listen(server: Server, { HOST, PORT }: Pick<Config, "HOST" | "PO
     server.listen(PORT, HOST, listening);
   });
 }
+
+/** Takes no more requests, and waits for those under way; after five seconds, as for open event streams, it ends them. */
+export function stopListening(server: Server): Promise<void> {
+  return new Promise((stopped) => {
+    const deadline = setTimeout(() => server.closeAllConnections(), 5_000);
+    server.close(() => {
+      clearTimeout(deadline);
+      stopped();
+    });
+  });
+}

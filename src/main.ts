@@ -8,7 +8,8 @@ import { keyRingOf } from "./crypto/keyRing.ts";
 import { openDatabase } from "./db/database.ts";
 import { migrate, watchCurrent } from "./db/migrate.ts";
 import { makePool } from "./db/pools.ts";
-import { listen } from "./listen.ts";
+import { holdDataDir } from "./embedded/dataDirLock.ts";
+import { listen, stopListening } from "./listen.ts";
 import { runProgram } from "./program.ts";
 import { loadSecrets } from "./secrets.ts";
 import { startWorker } from "./worker/runner.ts";
@@ -37,27 +38,22 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
       `\`npm run ${part}\` needs DATABASE_URL; \`npm start\` runs everything with an embedded PostgreSQL.`,
     );
 
-  const database = await openDatabase(config, { purpose: "npm start", say });
-  onStop(() => database.close());
-  const { urls } = database;
-
-  // Taken first, so that a taken port is known at once; answers 503 until the API stands.
+  const purpose = part === "dev" ? "npm run dev" : "npm start";
+  const dataDir = resolve(config.DATA_DIR);
+  // Who holds the folder matters more than who holds the port.
+  if (!config.DATABASE_URL) await (await holdDataDir(dataDir, purpose)).release();
+  // Listens first, so that a taken port is known before anything else starts; answers 503 until the API stands.
   const server = createServer((_request, response) => {
     response.writeHead(503, { "content-type": "application/json", "retry-after": "1" });
     response.end(JSON.stringify({ status: "starting" }));
   });
-  if (part !== "worker") {
-    await listen(server, config);
-    onStop(
-      () =>
-        new Promise<void>((stopped) => {
-          server.close(() => stopped());
-          server.closeIdleConnections();
-        }),
-    );
-  }
+  if (part !== "worker") await listen(server, config);
 
-  const secrets = await loadSecrets(resolve(config.DATA_DIR));
+  const database = await openDatabase(config, { purpose, say });
+  onStop(() => database.close());
+  const { urls } = database;
+
+  const secrets = await loadSecrets(dataDir);
   const keyRing = keyRingOf(config.ENCRYPTION_KEYS, secrets.encryptionKeys);
   if (whole) await migrate(urls);
   if (part === "dev") await watchCurrent(urls.owner);
@@ -98,6 +94,8 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
     });
     onStop(() => worker.stop());
   }
+  // Registered last, to stop first: what requests need stays until they have ended.
+  if (part !== "worker") onStop(() => stopListening(server));
   if (part === "worker") say("The worker is running. Ctrl-C stops it.");
   else {
     const { welcome } = await import("./welcome.ts");

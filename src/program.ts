@@ -1,10 +1,13 @@
 import { UserError } from "./config.ts";
 
+/** Longer than what is stopped gives itself. */
+const STOP_MS = 40_000;
+
 type Stop = () => Promise<unknown>;
 type Main = (onStop: (stop: Stop) => void, say: (sentence: string) => void) => Promise<void>;
 
 /**
- * Runs a program until SIGINT or SIGTERM, then stops what it registered, last first. A second signal ends it at once.
+ * Runs a program until SIGINT or SIGTERM, then stops what it registered, last first. A second signal, two seconds later, ends it at once.
  * With `once`, the program ends when `main` does.
  * A UserError is printed as its sentence; anything else with its stack, for us to mend. Both exit with 1.
  */
@@ -14,6 +17,10 @@ export async function runProgram(main: Main, options: { once?: boolean } = {}): 
   const stop = (exitCode: number) => {
     stopping ??= (async () => {
       let failed = false;
+      setTimeout(() => {
+        console.error("Stopping took too long.");
+        process.exit(1);
+      }, STOP_MS).unref();
       // What is registered while stopping is stopped too.
       for (let next = stops.pop(); next; next = stops.pop())
         await next().catch((error: unknown) => {
@@ -24,8 +31,11 @@ export async function runProgram(main: Main, options: { once?: boolean } = {}): 
     })();
     return stopping;
   };
+  let asked = 0;
   const onSignal = () => {
-    if (stopping) process.exit(1);
+    // npm and `node --watch` pass on a signal that the terminal has sent us already: that is no second wish.
+    if (stopping && Date.now() - asked > 2_000) process.exit(1);
+    asked ||= Date.now();
     void stop(0);
   };
   process.on("SIGINT", onSignal).on("SIGTERM", onSignal);

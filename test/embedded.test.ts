@@ -11,6 +11,7 @@ import {
   realpath,
   rm,
   stat,
+  truncate,
   writeFile,
 } from "node:fs/promises";
 import { createServer } from "node:net";
@@ -27,6 +28,7 @@ import { type Binaries, checkLinks, findBinaries } from "../src/embedded/binarie
 import { type Cluster, type ClusterOptions, findCluster, startCluster } from "../src/embedded/cluster.ts";
 import { dataDirHolder, holdDataDir } from "../src/embedded/dataDirLock.ts";
 import { explain, isPortTaken } from "../src/embedded/explain.ts";
+import { lookAt } from "../src/embedded/processes.ts";
 import { asAccount, type ChooseRunAs, chooseRunAs } from "../src/embedded/runAs.ts";
 import { sharedBinaries } from "../src/embedded/sharedBinaries.ts";
 
@@ -90,8 +92,10 @@ type Said = { held: boolean; port?: number; error?: string };
 /** With its group, as a terminal or a supervisor does, at once and without a chance to tidy up. */
 async function kill(child: ChildProcess) {
   if (child.exitCode !== null || child.signalCode !== null || !child.pid) return;
-  process.kill(-child.pid, "SIGKILL");
-  await once(child, "exit");
+  const exit = once(child, "exit");
+  // It may have ended by itself, with the news still on its way to us.
+  if (isAlive(-child.pid)) process.kill(-child.pid, "SIGKILL");
+  await exit;
 }
 
 async function until<T>(get: () => Promise<T | undefined | false>): Promise<T> {
@@ -178,6 +182,21 @@ describe("one program per DATA_DIR", () => {
   });
 });
 
+it("counts a process that ended, but that its parent does not bury, as gone", async () => {
+  const parent = spawn("sh", ["-c", "sleep 0.2 & echo $!; exec sleep 60"], {
+    detached: true,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  children.push(parent);
+  const [line] = await once(createInterface(parent.stdout), "line");
+  await until(async () => (await lookAt(Number(line))) === "gone");
+  expect(isAlive(Number(line))).toBe(true);
+  expect(await lookAt(parent.pid ?? 0)).toMatchObject({
+    program: "sleep",
+    args: isLinux ? ["sleep", "60"] : [],
+  });
+});
+
 describe("the life of a cluster", () => {
   let dataDir: string;
   beforeAll(() => {
@@ -261,6 +280,15 @@ describe("the life of a cluster", () => {
       process.kill(Number(backend), "SIGCONT");
     }
     expect(await query(await second, "select n from written")).toEqual([1]);
+  });
+
+  it("puts a log of more than 10 MB aside", async () => {
+    const log = join(dataDir, "postgres.log");
+    await truncate(log, 11 * 1024 * 1024);
+    await start(dataDir);
+    expect((await stat(`${log}.1`)).size).toBe(11 * 1024 * 1024);
+    expect(await readFile(log, "utf8")).toMatch(/^\S+ \S+ UTC \[\d+\] LOG: {2}starting PostgreSQL/);
+    expect((await stat(log)).mode & 0o777).toBe(0o600);
   });
 
   it("removes what the killed making of a cluster left", async () => {

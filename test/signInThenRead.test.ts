@@ -103,7 +103,7 @@ it("refuses everything but signing in without a token", async () => {
   for (const field of ["analyticsEvents", "users", "tenants", "integrations", "auditLogs"]) {
     const { data, errors } = await api.query(`{ ${field} { nodes { id } } }`);
     expect(data).toEqual({ [field]: null });
-    expect(errors?.[0].extensions.code).toBe("FORBIDDEN");
+    expect(errors?.[0].extensions.code).toBe("UNAUTHENTICATED");
   }
 });
 

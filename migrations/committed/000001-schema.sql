@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:4c632881bb994e2402547b0ae072607338ffc489
+--! Hash: sha1:8a6cd811037848e72dda6df503ecf40bc410dbaf
 --! Message: schema
 
 --! split: 010-schemas.sql
@@ -686,22 +686,71 @@ begin
 end
 $$;
 
--- Not inlined (it pins search_path), so that the planner believes its 1,000 rows and hashes the joins below: with
--- jsonb_to_recordset's own estimate of 100 it loops, which took four times as long for a batch of 5,000.
-create or replace function app_private.event_records(p_records jsonb)
-returns table (
-  source text, source_id text, version bigint, ordinal bigint, ordinals jsonb, new_id uuid,
-  event_time timestamptz, content jsonb, hash bytea
-)
-language sql stable rows 1000
+do $$
+begin
+  if to_regtype('app_private.event_record') is null then
+    create type app_private.event_record as (
+      source text, source_id text, version bigint, ordinal bigint, ordinals bigint[], new_id uuid,
+      event_time timestamptz, content jsonb, hash bytea
+    );
+    comment on type app_private.event_record is 'One source record of a batch, as write_events prepares it.';
+  end if;
+end
+$$;
+
+-- Not inlined (it pins search_path), so that the planner believes its 1,000 rows and hashes the joins below.
+create or replace function app_private.unnest_records(p_records app_private.event_record[])
+returns setof app_private.event_record
+language sql immutable parallel safe rows 1000
+set search_path = pg_catalog, pg_temp
+as $$ select * from unnest(p_records) $$;
+comment on function app_private.unnest_records(app_private.event_record[]) is 'The records of a batch, as rows.';
+
+create or replace function app_private.prepare_records(p_events jsonb) returns app_private.event_record[]
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  select r.source, r."sourceId", r.version, r.ordinal, r.ordinals, r.id,
-         (r.content ->> 'timestamp')::timestamptz, r.content, decode(r.hash, 'hex')
-    from jsonb_to_recordset(p_records)
-      as r (source text, "sourceId" text, version bigint, ordinal bigint, ordinals jsonb, id uuid, content jsonb, hash text)
+declare
+  v_records app_private.event_record[];
+begin
+  if jsonb_typeof(p_events) is distinct from 'array' then
+    raise exception 'Events must be a JSON array.' using errcode = 'EA400';
+  end if;
+  select array_agg(row(
+           coalesce(e.value ->> 'source', ''), e.value ->> 'sourceId', (e.value ->> 'sourceVersion')::bigint,
+           e.ordinality, array[e.ordinality], uuidv7(), (e.value ->> 'timestamp')::timestamptz, e.value, null
+         )::app_private.event_record)
+    into v_records
+    from jsonb_array_elements(p_events) with ordinality e;
+
+  -- The same record twice is one, with what each said of it: the newer version's word, or the later one's, counts.
+  -- Without a source id every event is its own record. Grouping costs as much as all the rest, and is seldom needed.
+  if (select count(*) <> count(distinct (r.source, r.source_id)) from unnest(v_records) r where r.source_id is not null) then
+    select array_agg(row(
+             g.source, g.source_id, g.version, g.ordinals[cardinality(g.ordinals)], g.ordinals, g.new_id,
+             (g.content ->> 'timestamp')::timestamptz, g.content, null
+           )::app_private.event_record)
+      into v_records
+      from (
+        select r.source, r.source_id, max(r.version) as version, any_value(r.new_id) as new_id,
+               array_agg(r.ordinal order by r.version nulls first, r.ordinal) as ordinals,
+               app_private.jsonb_merge(r.content order by r.version nulls first, r.ordinal) as content
+          from unnest(v_records) r
+         group by r.source, r.source_id, case when r.source_id is null then r.ordinal end
+      ) g;
+  end if;
+
+  return (
+    select array_agg(row(
+             r.source, r.source_id, r.version, r.ordinal, r.ordinals, r.new_id, r.event_time, r.content,
+             sha256(convert_to((r.content - 'sourceVersion')::text, 'UTF8'))
+           )::app_private.event_record order by r.source, r.source_id)
+      from unnest(v_records) r
+  );
+end
 $$;
-comment on function app_private.event_records(jsonb) is 'The records of a batch, as write_events prepares them.';
+comment on function app_private.prepare_records(jsonb) is
+  'The records of a batch, each once, in the order in which they are locked. EA400 unless it is a JSON array.';
 
 create or replace function app_hidden.write_events(p_tenant_id uuid, p_events jsonb)
 returns table (ordinal bigint, outcome text, id uuid, "timestamp" timestamptz)
@@ -711,49 +760,18 @@ set timezone = 'UTC'
 as $$
 #variable_conflict use_column
 declare
-  -- One entry per record, in lock order: the last of its kind in the batch, with what earlier ones had said.
-  v_records jsonb;
+  v_records app_private.event_record[] := app_private.prepare_records(p_events);
 begin
-  if jsonb_typeof(p_events) is distinct from 'array' then
-    raise exception 'Events must be a JSON array.' using errcode = 'EA400';
-  end if;
-
-  select coalesce(jsonb_agg(jsonb_build_object(
-           'source', r.source, 'sourceId', r.source_id, 'version', r.version, 'ordinal', r.ordinal, 'ordinals', r.ordinals,
-           'id', case when r.source_id is null and r.content ? 'id' then (r.content ->> 'id')::uuid else uuidv7() end,
-           'content', r.content - 'id',
-           'hash', encode(sha256(convert_to((r.content - 'id')::text, 'UTF8')), 'hex')
-         ) order by r.source, r.source_id), '[]')
-    into v_records
-    from (
-      select e.source, e.source_id,
-             max(e.version) as version,
-             (array_agg(e.ordinal order by e.version desc nulls last, e.ordinal desc))[1] as ordinal,
-             jsonb_agg(e.ordinal) as ordinals,
-             app_private.jsonb_merge(e.content order by e.version nulls first, e.ordinal) as content
-        from (
-          select element.ordinality as ordinal,
-                 coalesce(element.value ->> 'source', '') as source,
-                 element.value ->> 'sourceId' as source_id,
-                 (element.value ->> 'sourceVersion')::bigint as version,
-                 element.value - 'sourceVersion' as content,
-                 -- Without a source id every event is its own record.
-                 case when element.value ->> 'sourceId' is null then element.ordinality end as alone
-            from jsonb_array_elements(p_events) with ordinality element
-        ) e
-       group by e.source, e.source_id, e.alone
-    ) r;
-
   insert into app_private.event_keys (tenant_id, source, source_id, "timestamp", id, source_version, content_hash)
   select p_tenant_id, r.source, r.source_id, coalesce(r.event_time, now()), r.new_id, r.version, r.hash
-    from app_private.event_records(v_records) r
+    from app_private.unnest_records(v_records) r
    where r.source_id is not null
    order by r.source, r.source_id
   on conflict (tenant_id, source, source_id) do nothing;
 
   perform
     from app_private.event_keys k
-    join app_private.event_records(v_records) r on k.source = r.source and k.source_id = r.source_id
+    join app_private.unnest_records(v_records) r on k.source = r.source and k.source_id = r.source_id
    where k.tenant_id = p_tenant_id
    order by k.source, k.source_id
      for update of k;
@@ -769,7 +787,7 @@ begin
              when k.content_hash = r.hash then 'duplicate'
              else 'changed'
            end as verdict
-      from app_private.event_records(v_records) r
+      from app_private.unnest_records(v_records) r
       left join app_private.event_keys k
         on k.tenant_id = p_tenant_id and k.source = r.source and k.source_id = r.source_id
   ),
@@ -815,15 +833,15 @@ begin
      where r.verdict in ('changed', 'revived')
        and k.tenant_id = p_tenant_id and k.source = r.source and k.source_id = r.source_id
   )
-  select o.ordinal::bigint,
-         case when o.ordinal::bigint <> r.ordinal then 'duplicate'
+  select o.ordinal,
+         case when o.ordinal <> r.ordinal then 'duplicate'
               when r.verdict = 'accepted' then 'accepted'
               when r.verdict = 'revived' or u.id is not null then 'updated'
               else 'duplicate' end,
          case when r.verdict in ('accepted', 'revived') then r.new_id else r.key_id end,
          case when r.verdict = 'duplicate' then r.key_timestamp else r.new_timestamp end
     from record r
-    cross join lateral jsonb_array_elements_text(r.ordinals) as o (ordinal)
+    cross join lateral unnest(r.ordinals) as o (ordinal)
     left join restated u on u.id = r.key_id
    order by 1;
 end
@@ -831,7 +849,9 @@ $$;
 comment on function app_hidden.write_events(uuid, jsonb) is
   'Writes a JSON array of events {eventType, eventName, timestamp, value, currency, properties, source, sourceId, sourceVersion} and says of each, by its position from 1: accepted, updated or duplicate, and where it is. One (source, sourceId) is one event; an older sourceVersion never wins. EA400 unless it is an array.';
 
-revoke execute on function app_private.event_records(jsonb), app_hidden.write_events(uuid, jsonb) from public;
+revoke execute on function
+  app_private.unnest_records(app_private.event_record[]), app_private.prepare_records(jsonb), app_hidden.write_events(uuid, jsonb)
+from public;
 --! EndIncluded functions/write_events.sql
 --! Included functions/sync.sql
 -- A sync: requested, begun under a fencing token, saved page by page, finished. Each function takes the tenant and

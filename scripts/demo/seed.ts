@@ -8,6 +8,7 @@ import { DEMO_ACCESS_TOKEN, type DemoTenant, demoPassword, demoTenants } from ".
 import { demoEvents } from "./events.ts";
 
 const BATCH = 2_000;
+const WRITERS = 3;
 
 /** (Re)creates the demo data: what is there already stays as it is. */
 export async function seedDemo(
@@ -25,9 +26,7 @@ export async function seedDemo(
   await withTransaction(pool, async (client) => {
     for (const tenant of demoTenants) await seedTenant(client, tenant, passwordHashes, keyRing);
   });
-  // One connection per tenant, side by side.
-  const counts = await Promise.all(demoTenants.map((tenant) => seedEvents(pool, tenant)));
-  const total = counts.reduce((sum, count) => sum + count, 0);
+  const total = await seedEvents(pool);
   // Last, so that a seeding that was killed is taken up again.
   await pool.query(
     `update tenants set metadata = metadata || '{"demo": "complete"}' where slug = 'platform'`,
@@ -123,36 +122,60 @@ async function seedTenant(
   }
 }
 
-async function seedEvents(pool: pg.Pool, { slug, integrations }: DemoTenant): Promise<number> {
-  if (slug === "platform") return 0;
+/** All tenants' events in batches. Several writers take from it, so it hands out each batch once. */
+function* batches(): Generator<{ tenantId: string; events: EventInput[] }> {
+  for (const tenant of demoTenants) {
+    let events: EventInput[] = [];
+    for (const event of eventsOf(tenant)) {
+      if (events.push(event) < BATCH) continue;
+      yield { tenantId: demoId(tenant.slug), events };
+      events = [];
+    }
+    yield { tenantId: demoId(tenant.slug), events };
+  }
+}
+
+function eventsOf({ slug, integrations }: DemoTenant): Iterable<EventInput> {
   const now = new Date();
   const id = (key: string) => demoId(`${slug}/${key}`);
   const ids = Object.fromEntries(integrations.map(({ key }) => [key, id(key)]));
-  const events =
-    slug === "acme"
-      ? demoEvents({
-          tenant: slug,
-          now,
-          integrations: { ...ids, onlineShop: id("onlineShop"), metaAds: id("metaAds") },
-        })
-      : slug === "globex"
-        ? demoEvents({
-            tenant: slug,
-            now,
-            integrations: { ...ids, restaurants: id("restaurants"), metaAds: id("metaAds") },
-          })
-        : demoEvents({ tenant: slug, now, integrations: ids });
-  let batch: EventInput[] = [];
+  switch (slug) {
+    case "acme":
+      return demoEvents({
+        tenant: slug,
+        now,
+        integrations: { ...ids, onlineShop: id("onlineShop"), metaAds: id("metaAds") },
+      });
+    case "globex":
+      return demoEvents({
+        tenant: slug,
+        now,
+        integrations: { ...ids, restaurants: id("restaurants"), metaAds: id("metaAds") },
+      });
+    case "initech":
+      return demoEvents({ tenant: slug, now, integrations: ids });
+    case "platform":
+      return [];
+  }
+}
+
+async function seedEvents(pool: pg.Pool): Promise<number> {
+  const waiting = batches();
   let count = 0;
   const write = async () => {
-    await pool.query("select count(*) from app_hidden.write_events($1, $2)", [
-      demoId(slug),
-      JSON.stringify(batch),
-    ]);
-    count += batch.length;
-    batch = [];
+    const client = await pool.connect();
+    try {
+      // A crash costs a batch that the next start writes again; the commit behind all of them waits for the disk.
+      await client.query("set synchronous_commit = off");
+      for (let next = waiting.next(); !next.done; next = waiting.next()) {
+        const { tenantId, events } = next.value;
+        await client.query("select from app_hidden.write_events($1, $2)", [tenantId, JSON.stringify(events)]);
+        count += events.length;
+      }
+    } finally {
+      client.release(true);
+    }
   };
-  for (const event of events) if (batch.push(event) === BATCH) await write();
-  if (batch.length > 0) await write();
+  await Promise.all(Array.from({ length: WRITERS }, write));
   return count;
 }

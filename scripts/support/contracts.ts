@@ -41,7 +41,7 @@ async function printApi(authenticatorUrl: string): Promise<string> {
   const sessions: SessionService = { login: unused, refresh: unused };
   const preset = makePreset({
     ...{ authenticatorPool: pool, sessions, log },
-    ...{ development: false, introspection: true, watch: false },
+    ...{ development: false, introspection: true },
   });
   try {
     const { schema } = await makeSchema(preset);

@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { applyCurrent, migrate } from "../../src/db/migrate.ts";
 import { prepareCluster } from "../../src/db/roles.ts";
 import { type Cluster, startCluster } from "../../src/embedded/cluster.ts";
@@ -31,6 +32,8 @@ export async function startTemporaryCluster(): Promise<TemporaryCluster> {
       url: (user, database) =>
         cluster.url({ user, database, password: user === "postgres" ? SUPERUSER_PASSWORD : "dev_password" }),
       async remove() {
+        // graphile-migrate keeps its connections for 200 ms, and ends the process when they are cut off.
+        await sleep(300);
         await cluster.stop();
         await erase();
       },

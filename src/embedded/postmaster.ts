@@ -53,8 +53,8 @@ async function servesFolder(pid: number, running: Running, folder: string): Prom
 
 /**
  * Stops a stale postmaster.pid from blocking a start: PostgreSQL refuses when any process of this account has
- * the pid, except its own parent, which is us. Deleting the file would lose the shared memory key in it, by
- * which PostgreSQL refuses to start beside backends that outlived a killed postmaster and still write.
+ * the pid, except its own parent, which is us. The rest stays, because by the shared memory key in it
+ * PostgreSQL finds backends that outlived a killed postmaster and still write.
  * The status line goes, so that a new postmaster that got the same pid is not called ready by an old file.
  */
 export async function disown(folder: string, stale: PidFile): Promise<void> {

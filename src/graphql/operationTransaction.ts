@@ -4,6 +4,7 @@ import {
   type NodePostgresPgClient,
 } from "postgraphile/adaptors/pg";
 import { beginRequest, type Identity } from "../auth/requests.ts";
+import { ApiError } from "./errors.ts";
 
 type Callback<Result> = (client: NodePostgresPgClient) => Result | Promise<Result>;
 export type OperationKind = "query" | "mutation";
@@ -68,9 +69,11 @@ export class OperationTransaction {
   /** Behind a failed statement every other one says only "current transaction is aborted" (25P02). */
   #cause(error: unknown): unknown {
     if (!(error instanceof Error)) return error;
-    if (!("code" in error && error.code === "25P02")) this.#firstError ??= error;
-    else return this.#firstError ?? error;
-    return error;
+    const first = "code" in error && error.code === "25P02" ? (this.#firstError ?? error) : error;
+    this.#firstError ??= first;
+    if (!this.#identity.claims && "code" in first && first.code === "42501")
+      return new ApiError("UNAUTHENTICATED", "Sign in first: send an access token.");
+    return first;
   }
 
   /** Ends the transaction. Rejects when a mutation could not be committed: then nothing was done. */

@@ -6,7 +6,7 @@ import "postgraphile";
 import "postgraphile/grafserv/express/v4";
 import { PgAggregatesPreset } from "@graphile/pg-aggregates";
 import { PgSimplifyInflectionPreset } from "@graphile/simplify-inflection";
-import { makePgService, PgSubscriber } from "postgraphile/adaptors/pg";
+import { makePgService, type PgSubscriber } from "postgraphile/adaptors/pg";
 import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
 import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
 import { plugins } from "../../plugins/index.ts";
@@ -33,8 +33,8 @@ export type ApiOptions = {
   /** Ruru, and the reasons of refused documents that name what exists. */
   development: boolean;
   introspection: boolean;
-  /** Rebuild when something notifies `postgraphile_watch`. */
-  watch: boolean;
+  /** Rebuild when it hears `postgraphile_watch`. */
+  watch?: PgSubscriber | undefined;
   /** Add `tenant_id = $n` to generated queries. Off only in tests that prove isolation without it. */
   tenantPredicate?: boolean;
 };
@@ -60,7 +60,7 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
       makePgService({
         pool: authenticatorPool,
         schemas: ["public"],
-        ...(watch ? { pgSubscriber: new PgSubscriber(authenticatorPool) } : { pubsub: false }),
+        ...(watch ? { pgSubscriber: watch } : { pubsub: false }),
       }),
     ],
     gather: { installWatchFixtures: false },
@@ -90,7 +90,7 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
       graphiqlOnGraphQLGET: false,
       maxRequestLength: 100_000,
       maskError: makeMaskError(log),
-      watch,
+      watch: watch !== undefined,
       websockets: false,
     },
   };

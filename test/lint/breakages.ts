@@ -43,6 +43,13 @@ export const breakages: Breakage[] = [
     found: ["owner_all on public.users: using true", "owner_all on public.users: with check true"],
   },
   {
+    rule: "policiesNameTheTenant",
+    sql: `alter policy select_admin on public.audit_logs using (${TENANT} and exists (select 1 as one from public.tenants))`,
+    found: [
+      `select_admin on public.audit_logs: using (${tenantPrinted} AND (EXISTS ( SELECT 1 AS one\n   FROM public.tenants)))`,
+    ],
+  },
+  {
     rule: "onePolicyPerCommand",
     sql: `create policy again on public.users for select to api_viewer using (${TENANT})`,
     found: ["api_viewer, select on public.users: 2 policies"],
