@@ -23,18 +23,23 @@ begin
   loop
     if not exists (select from pg_catalog.pg_roles where rolname = v_login.name) then
       execute format(
-        'create role %I with login %s nosuperuser nocreatedb nocreaterole noreplication nobypassrls password %L',
+        'create role %I password %L',
         v_login.name,
-        v_login.inheritance,
         coalesce(nullif(current_setting(v_login.setting, true), ''), 'dev_password')
       );
     end if;
+    -- Also of a role that was there: as a superuser it would ignore row security.
+    execute format(
+      'alter role %I with login %s nosuperuser nocreatedb nocreaterole noreplication nobypassrls',
+      v_login.name, v_login.inheritance
+    );
   end loop;
 
   foreach v_role in array array['api_anonymous', 'api_viewer', 'api_user', 'api_admin', 'api_super_admin', 'api_job'] loop
     if not exists (select from pg_catalog.pg_roles where rolname = v_role) then
-      execute format('create role %I with nologin noinherit nosuperuser nobypassrls', v_role);
+      execute format('create role %I', v_role);
     end if;
+    execute format('alter role %I with nologin noinherit nosuperuser nocreatedb nocreaterole noreplication nobypassrls', v_role);
   end loop;
 end
 $$;
@@ -51,5 +56,19 @@ begin
   execute format('grant connect on database %I to erp_authenticator, erp_worker', current_database());
   -- graphile-worker makes its own schema, as its own login.
   execute format('grant create on database %I to erp_worker', current_database());
+end
+$$;
+
+-- Large objects have owners but no tenants.
+do $$
+declare
+  v_function regprocedure;
+begin
+  for v_function in
+    select p.oid::regprocedure from pg_catalog.pg_proc p
+     where p.pronamespace = 'pg_catalog'::regnamespace and p.proname ~ '^lo(_|read|write)'
+  loop
+    execute format('revoke execute on function %s from public', v_function);
+  end loop;
 end
 $$;

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:8a6cd811037848e72dda6df503ecf40bc410dbaf
+--! Hash: sha1:6f4437538fc5fdc90477eb1d30362ecd40b5d3d7
 --! Message: schema
 
 --! split: 010-schemas.sql
@@ -297,7 +297,7 @@ create table app_private.event_keys (
   primary key (tenant_id, source, source_id)
 );
 comment on table app_private.event_keys is
-  'Where the event of a source record is. Written with the event, it makes a repeat a no-op and a change an update..';
+  'Where the event of a source record is. Written with the event, it makes a repeat a no-op and a change an update.';
 comment on column app_private.event_keys.content_hash is 'SHA-256 of the fields of the last accepted statement.';
 comment on column app_private.event_keys.deleted_at is 'The source deleted the record: only a newer version brings it back.';
 
@@ -324,7 +324,7 @@ create index audit_logs_user_idx on public.audit_logs (tenant_id, user_id);
 create index audit_logs_action_idx on public.audit_logs (tenant_id, action);
 create index audit_logs_resource_idx on public.audit_logs (tenant_id, resource, resource_id);
 
-comment on table public.audit_logs is 'Who changed what. Written by triggers in the transaction of the change; nobody can alter it.';
+comment on table public.audit_logs is 'Who changed what. Written in the transaction of the change; no role of the API can alter it.';
 comment on column public.audit_logs.user_id is 'The user who acted; null once the user is deleted.';
 comment on column public.audit_logs.actor_kind is 'user, anonymous, job, or database (plain SQL).';
 comment on column public.audit_logs.actor_id is 'Id of the user who acted; stays when the user is deleted.';
@@ -1224,7 +1224,7 @@ grant update (name, domain, status, settings, metadata, features, max_users, max
 -- Withheld: insert (creating a tenant is a function's work) and delete, from everybody.
 --! EndIncluded policies/tenants.sql
 --! Included policies/users.sql
--- Colleagues see each other. A user keeps the own profile; admins also the state of accounts.
+-- Colleagues see each other. Users keep their own profile, admins also the state of accounts; viewers only read.
 alter table public.users enable row level security, force row level security;
 
 drop policy if exists owner_all on public.users;
@@ -1240,7 +1240,7 @@ drop policy if exists update_self on public.users;
 create policy update_self on public.users for update to api_user
   using (tenant_id = app_hidden.current_tenant_id() and id = app_hidden.current_user_id())
   with check (tenant_id = app_hidden.current_tenant_id() and id = app_hidden.current_user_id());
-comment on policy update_self on public.users is 'A user keeps the own profile.';
+comment on policy update_self on public.users is 'Users keep their own profile; viewers only read.';
 
 drop policy if exists update_admin on public.users;
 create policy update_admin on public.users for update to api_admin, api_super_admin
@@ -1324,44 +1324,54 @@ grant select on public.audit_logs to api_admin, api_super_admin;
 alter table app_private.tenant_keys enable row level security, force row level security;
 drop policy if exists owner_all on app_private.tenant_keys;
 create policy owner_all on app_private.tenant_keys to erp_user using (true) with check (true);
+comment on policy owner_all on app_private.tenant_keys is 'Migrations, DBAs and definer functions.';
 
 alter table app_private.user_passwords enable row level security, force row level security;
 drop policy if exists owner_all on app_private.user_passwords;
 create policy owner_all on app_private.user_passwords to erp_user using (true) with check (true);
+comment on policy owner_all on app_private.user_passwords is 'Migrations, DBAs and definer functions.';
 
 alter table app_private.sessions enable row level security, force row level security;
 drop policy if exists owner_all on app_private.sessions;
 create policy owner_all on app_private.sessions to erp_user using (true) with check (true);
+comment on policy owner_all on app_private.sessions is 'Migrations, DBAs and definer functions.';
 
 alter table app_private.integration_credentials enable row level security, force row level security;
 drop policy if exists owner_all on app_private.integration_credentials;
 create policy owner_all on app_private.integration_credentials to erp_user using (true) with check (true);
+comment on policy owner_all on app_private.integration_credentials is 'Migrations, DBAs and definer functions.';
 
 alter table app_private.sync_runs enable row level security, force row level security;
 drop policy if exists owner_all on app_private.sync_runs;
 create policy owner_all on app_private.sync_runs to erp_user using (true) with check (true);
+comment on policy owner_all on app_private.sync_runs is 'Migrations, DBAs and definer functions.';
 
 alter table app_private.sync_checkpoints enable row level security, force row level security;
 drop policy if exists owner_all on app_private.sync_checkpoints;
 create policy owner_all on app_private.sync_checkpoints to erp_user using (true) with check (true);
+comment on policy owner_all on app_private.sync_checkpoints is 'Migrations, DBAs and definer functions.';
 
 alter table app_private.unparsable_records enable row level security, force row level security;
 drop policy if exists owner_all on app_private.unparsable_records;
 create policy owner_all on app_private.unparsable_records to erp_user using (true) with check (true);
+comment on policy owner_all on app_private.unparsable_records is 'Migrations, DBAs and definer functions.';
 
 alter table app_private.event_keys enable row level security, force row level security;
 drop policy if exists owner_all on app_private.event_keys;
 create policy owner_all on app_private.event_keys to erp_user using (true) with check (true);
+comment on policy owner_all on app_private.event_keys is 'Migrations, DBAs and definer functions.';
 --! EndIncluded policies/app_private.sql
 --! Included policies/default_partitions.sql
 -- Queries reach a partition through its parent, whose policies decide. Reached directly, only the owner sees rows.
 alter table partitions.analytics_events_default enable row level security, force row level security;
 drop policy if exists owner_all on partitions.analytics_events_default;
 create policy owner_all on partitions.analytics_events_default to erp_user using (true) with check (true);
+comment on policy owner_all on partitions.analytics_events_default is 'Migrations, DBAs and definer functions.';
 
 alter table partitions.audit_logs_default enable row level security, force row level security;
 drop policy if exists owner_all on partitions.audit_logs_default;
 create policy owner_all on partitions.audit_logs_default to erp_user using (true) with check (true);
+comment on policy owner_all on partitions.audit_logs_default is 'Migrations, DBAs and definer functions.';
 --! EndIncluded policies/default_partitions.sql
 
 --! Included functions/partitions.sql
@@ -1408,7 +1418,7 @@ $$;
 comment on function app_private.make_partition(text, date) is
   'Makes the partition of a month and moves the rows there that wait in the default one. False if it exists. Fails with 55P03 when a lock is not had within 2 s: try again.';
 
-create or replace function app_hidden.maintain_partitions(p_ahead integer default 3) returns integer
+create or replace function app_hidden.make_next_partition(p_ahead integer default 3) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
@@ -1416,7 +1426,6 @@ as $$
 declare
   v_table record;
   v_month date;
-  v_made integer := 0;
 begin
   for v_table in
     select * from (values ('analytics_events', 'timestamp'), ('audit_logs', 'created_at')) as tables (name, time_column)
@@ -1430,13 +1439,17 @@ begin
         v_table.time_column, v_table.name || '_default'
       ) using p_ahead
     loop
-      v_made := v_made + app_private.make_partition(v_table.name, v_month)::integer;
+      if app_private.make_partition(v_table.name, v_month) then
+        return format('%s of %s', to_char(v_month, 'YYYY-MM'), v_table.name);
+      end if;
     end loop;
   end loop;
-  return v_made;
+  return null;
 end
 $$;
-comment on function app_hidden.maintain_partitions(integer) is
-  'Makes the partitions of this month, of p_ahead months to come, and of every month that has rows in the default partition. Returns how many it made.';
-grant execute on function app_hidden.maintain_partitions(integer) to erp_worker;
+comment on function app_hidden.make_next_partition(integer) is
+  'Makes one partition that is wanting: of this month, of p_ahead months to come, or of a month that has rows in the default partition. Returns which, or null when none is wanting. One at a time, so that its locks are held no longer than it takes.';
+
+revoke execute on function app_private.make_partition(text, date), app_hidden.make_next_partition(integer) from public;
+grant execute on function app_hidden.make_next_partition(integer) to erp_worker;
 --! EndIncluded functions/partitions.sql

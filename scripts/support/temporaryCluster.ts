@@ -1,7 +1,6 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { applyCurrent, migrate } from "../../src/db/migrate.ts";
 import { prepareCluster } from "../../src/db/roles.ts";
 import { type Cluster, startCluster } from "../../src/embedded/cluster.ts";
@@ -25,15 +24,13 @@ export async function startTemporaryCluster(): Promise<TemporaryCluster> {
       port: 0,
       superuserPassword: SUPERUSER_PASSWORD,
       // Nothing here outlives a crash of the machine.
-      settings: { fsync: "off", synchronous_commit: "off", full_page_writes: "off" },
+      settings: { fsync: "off", synchronous_commit: "off", full_page_writes: "off", max_connections: "200" },
     });
     return {
       port: cluster.port,
       url: (user, database) =>
         cluster.url({ user, database, password: user === "postgres" ? SUPERUSER_PASSWORD : "dev_password" }),
       async remove() {
-        // graphile-migrate keeps its connections for 200 ms, and ends the process when they are cut off.
-        await sleep(300);
         await cluster.stop();
         await erase();
       },
@@ -45,8 +42,7 @@ export async function startTemporaryCluster(): Promise<TemporaryCluster> {
 }
 
 /** The logins of a database with everything in it that the migrations make, the current one included. */
-export async function makeMigratedDatabase(cluster: TemporaryCluster) {
-  const database = "erp_analytics";
+export async function makeMigratedDatabase(cluster: TemporaryCluster, database = "erp_analytics") {
   await prepareCluster(cluster.url("postgres", "postgres"), { databases: [database], passwords: PASSWORDS });
   const urls = {
     owner: cluster.url("erp_user", database),

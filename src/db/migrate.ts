@@ -1,12 +1,15 @@
 import { Logger } from "@graphile/logger";
 import { migrate as runMigrations, watch } from "graphile-migrate";
+import { clearAllPools } from "graphile-migrate/dist/pgReal.js";
 import { runMigrations as runWorkerMigrations, Logger as WorkerLogger } from "graphile-worker";
+import type pg from "pg";
 import { paths } from "../paths.ts";
 import { connectionString, withClient } from "./pools.ts";
 
 const printFailures = (level: string, message: string) => {
   if (level === "error" || level === "warning") console.error(message);
 };
+// graphile-migrate keeps its connections for a while, and ends the process should they be cut: hence clearAllPools.
 const logger = new Logger(() => printFailures);
 const workerLogger = new WorkerLogger(() => printFailures);
 
@@ -21,7 +24,16 @@ export async function migrate(urls: { owner: string; worker: string }): Promise<
     migrationsFolder: paths.migrations,
     logger,
   });
-  await withClient(urls.worker, (client) => client.query("select app_hidden.maintain_partitions()"));
+  clearAllPools();
+  await withClient(urls.worker, makePartitions);
+}
+
+/** Makes the partitions that are wanting, each in a transaction of its own: its locks are held for that long only. */
+export async function makePartitions(client: Pick<pg.ClientBase, "query">): Promise<void> {
+  for (let made: string | null = ""; made !== null; ) {
+    const { rows } = await client.query("select app_hidden.make_next_partition() as made");
+    made = rows[0]?.made ?? null;
+  }
 }
 
 export const installWorkerSchema = (workerUrl: string) =>
@@ -37,7 +49,10 @@ const currentSettings = (ownerUrl: string) => ({
 });
 
 /** Runs `migrations/current` once. */
-export const applyCurrent = (ownerUrl: string) => watch({ ...currentSettings(ownerUrl), logger }, true);
+export async function applyCurrent(ownerUrl: string): Promise<void> {
+  await watch({ ...currentSettings(ownerUrl), logger }, true);
+  clearAllPools();
+}
 
 /** Runs `migrations/current` now, and again whenever it or a fixture changes. */
 export const watchCurrent = (ownerUrl: string) => watch(currentSettings(ownerUrl));

@@ -12,11 +12,6 @@ const cluster = z.object({
 export type TestCluster = z.output<typeof cluster>;
 
 export const TEMPLATE = "erp_template";
-export const PASSWORDS = {
-  owner: "dev_password",
-  authenticator: "authenticator_password",
-  worker: "worker_password",
-};
 
 export const publishCluster = (urls: TestCluster) => {
   process.env.ERP_TEST_URLS = JSON.stringify(urls);

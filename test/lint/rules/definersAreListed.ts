@@ -7,7 +7,7 @@ const REVIEWED = [
   "app_hidden.find_login(text,text)",
   "app_hidden.finish_sync(uuid,uuid,uuid,text)",
   "app_hidden.integration_tenant(uuid)",
-  "app_hidden.maintain_partitions(integer)",
+  "app_hidden.make_next_partition(integer)",
   "app_hidden.open_session(uuid,uuid,bytea)",
   "app_hidden.release_sync(uuid,uuid,uuid)",
   "app_hidden.request_due_syncs()",
