@@ -51,7 +51,8 @@ export function identityOf(request: object): Identity {
 /** Verifies the bearer token. A bad one is 401 here: nothing unparsed goes further. None is anonymous. */
 export function authenticate(tokens: TokenService): RequestHandler {
   return (request, response, next) => {
-    const authorization = request.headers.authorization;
+    // "Bearer" alone is what a form sends before a token was pasted: nobody.
+    const authorization = request.headers.authorization?.replace(/^Bearer\s*$/i, "") || undefined;
     const [, token] = /^Bearer ([\w.~+/-]+=*)$/i.exec(authorization ?? "") ?? [];
     const claims = token ? tokens.verify(token) : undefined;
     if (authorization !== undefined && !claims) {

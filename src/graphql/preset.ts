@@ -15,7 +15,7 @@ import type { SessionService } from "../auth/sessions.ts";
 import { makeMaskError } from "./errors.ts";
 import { makeOnePerOperationPlugin } from "./onePerOperation.ts";
 import { RefusalsPlugin } from "./refusals.ts";
-import { RuruExamplePlugin } from "./ruru.ts";
+import { ruruClientConfig } from "./ruru.ts";
 
 declare global {
   namespace Grafast {
@@ -52,7 +52,6 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
       ...plugins(options),
       makeOnePerOperationPlugin(authenticatorPool, options),
       RefusalsPlugin,
-      RuruExamplePlugin,
     ],
     // Global ids are off: a row's `id` is its uuid column.
     disablePlugins: ["NodePlugin", "QueryQueryPlugin", "SwallowErrorsPlugin"],
@@ -83,6 +82,7 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
         return { pgSettings: {}, identity: identityOf(request), sessions };
       },
     },
+    ruru: { clientConfig: ruruClientConfig },
     grafserv: {
       graphqlPath: "/graphql",
       graphiql: development,

@@ -24,21 +24,10 @@ query ValueByTypeAndDay {
 }
 `;
 
-const HEADERS = '{"Authorization": "Bearer "}';
+type ClientConfig = NonNullable<NonNullable<GraphileConfig.Preset["ruru"]>["clientConfig"]>;
 
-/** Opens the explorer with something to run. */
-export const RuruExamplePlugin: GraphileConfig.Plugin = {
-  name: "RuruExamplePlugin",
-  version: "1.0.0",
-  description: "Opens the explorer with a sign-in and two queries",
-  grafserv: {
-    middleware: {
-      ruruHTML(next, event) {
-        Object.assign(event.config, {
-          clientConfig: { ...event.config.clientConfig, defaultQuery: EXAMPLE, defaultHeaders: HEADERS },
-        });
-        return next();
-      },
-    },
-  },
-};
+/** What the explorer opens with. A cast, because ruru's types make every option mandatory without React's. */
+export const ruruClientConfig = {
+  defaultQuery: EXAMPLE,
+  defaultHeaders: '{"Authorization": "Bearer "}',
+} as ClientConfig;
