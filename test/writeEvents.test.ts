@@ -1,0 +1,175 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "@jest/globals";
+import { makePartitions } from "../src/db/migrate.ts";
+import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+import { until } from "./support/until.ts";
+
+let database: TestDatabase;
+let tenantId: string;
+let count = 0;
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+});
+afterAll(() => database.drop());
+beforeEach(async () => {
+  const { rows } = await database.owner.query(
+    "insert into tenants (name, slug, status) values ('T', $1, 'ACTIVE') returning id",
+    [`t${++count}`],
+  );
+  tenantId = rows[0].id;
+});
+
+const order = { eventType: "order", eventName: "order_completed", source: "shop", sourceId: "1", value: "10.50" };
+const write = async (...events: unknown[]) => {
+  const { rows } = await database.owner.query(
+    "select outcome from app_hidden.write_events($1, $2) order by ordinal",
+    [tenantId, JSON.stringify(events)],
+  );
+  return rows.map((row) => row.outcome);
+};
+const stored = async () => {
+  const { rows } = await database.owner.query(
+    `select e.event_name as name, e.value::text, e.currency, to_char(e.timestamp at time zone 'UTC', 'YYYY-MM-DD') as day,
+            e.tableoid::regclass::text as partition, k.id = e.id and k.timestamp = e.timestamp as found
+       from analytics_events e
+       left join app_private.event_keys k
+         on k.tenant_id = e.tenant_id and k.source = coalesce(e.source, '') and k.source_id = e.source_id
+      where e.tenant_id = $1 order by e.source_id, e.timestamp`,
+    [tenantId],
+  );
+  return rows;
+};
+
+describe("write_events", () => {
+  it("takes a record once, however often it comes, with or without its timestamp", async () => {
+    expect(await write({ ...order, timestamp: "2026-03-05T10:00:00Z" })).toEqual(["accepted"]);
+    expect(await write({ ...order, timestamp: "2026-03-05T10:00:00Z" })).toEqual(["duplicate"]);
+    expect(await write(order)).toEqual(["duplicate"]);
+    expect(await stored()).toMatchObject([{ value: "10.50", day: "2026-03-05", found: true }]);
+  });
+
+  it("counts every event without a source id as its own", async () => {
+    const { sourceId: _, ...anonymous } = order;
+    expect(await write(anonymous, anonymous)).toEqual(["accepted", "accepted"]);
+    expect(await write(anonymous)).toEqual(["accepted"]);
+    expect(await stored()).toHaveLength(3);
+  });
+
+  it("updates what a restatement says, keeps what it leaves out, and clears what it says is null", async () => {
+    await write({ ...order, currency: "USD", timestamp: "2026-03-05T10:00:00Z" });
+    expect(await write({ source: "shop", sourceId: "1", value: 12 })).toEqual(["updated"]);
+    expect(await stored()).toMatchObject([
+      { name: "order_completed", value: "12", currency: "USD", day: "2026-03-05", found: true },
+    ]);
+    expect(await write({ source: "shop", sourceId: "1", currency: null })).toEqual(["updated"]);
+    expect(await stored()).toMatchObject([{ value: "12", currency: null }]);
+  });
+
+  it("moves an event whose timestamp moved, into the partition of its new month", async () => {
+    await write({ ...order, timestamp: "2026-03-05T10:00:00Z" });
+    await makePartitions(database.worker);
+    expect(await stored()).toMatchObject([{ partition: "partitions.analytics_events_202603", found: true }]);
+    expect(await write({ ...order, timestamp: "2026-04-01T10:00:00Z" })).toEqual(["updated"]);
+    expect(await stored()).toMatchObject([{ day: "2026-04-01", found: true }]);
+    await makePartitions(database.worker);
+    expect(await stored()).toMatchObject([{ partition: "partitions.analytics_events_202604", found: true }]);
+  });
+
+  it("lets no older version win", async () => {
+    expect(await write({ ...order, sourceVersion: "5" })).toEqual(["accepted"]);
+    expect(await write({ ...order, value: 1, sourceVersion: "4" })).toEqual(["duplicate"]);
+    expect(await write({ ...order, value: 2, sourceVersion: "6" })).toEqual(["updated"]);
+    expect(await write({ ...order, value: 3, sourceVersion: "5" })).toEqual(["duplicate"]);
+    expect(await stored()).toMatchObject([{ value: "2" }]);
+  });
+
+  it("merges the same record twice in one batch: the newer version's word counts, then the later one's", async () => {
+    expect(
+      await write(
+        { ...order, value: 3, sourceVersion: "3" },
+        { source: "shop", sourceId: "1", value: 99, currency: "EUR", sourceVersion: "2" },
+        { ...order, sourceId: "2", value: 1 },
+        { source: "shop", sourceId: "2", value: 7 },
+      ),
+    ).toEqual(["accepted", "duplicate", "duplicate", "accepted"]);
+    expect(await stored()).toMatchObject([
+      { value: "3", currency: "EUR" },
+      { value: "7", currency: null },
+    ]);
+  });
+
+  it("writes all of a batch or nothing", async () => {
+    await expect(write(order, { ...order, sourceId: "2", currency: "dollars" })).rejects.toMatchObject({ code: "23514" });
+    await expect(write(order, { ...order, sourceId: "2", timestamp: "soon" })).rejects.toMatchObject({ code: "22007" });
+    await expect(write(order, { ...order, sourceId: "2", timestamp: "infinity" })).rejects.toMatchObject({ code: "23514" });
+    await expect(write(order, { source: "shop", sourceId: "3" })).rejects.toMatchObject({ code: "23502" });
+    await expect(
+      database.owner.query("select * from app_hidden.write_events($1, '{}')", [tenantId]),
+    ).rejects.toMatchObject({ code: "EA400" });
+    expect(await stored()).toEqual([]);
+    const keys = await database.owner.query("select from app_private.event_keys where tenant_id = $1", [tenantId]);
+    expect(keys.rowCount).toBe(0);
+  });
+
+  it("writes nothing for an empty batch", async () => {
+    expect(await write()).toEqual([]);
+  });
+
+  it("takes each record once from eight writers at a time, whose batches overlap in every order", async () => {
+    const records = Array.from({ length: 900 }, (_, index) => ({ ...order, sourceId: `r${index}` }));
+    const batches = Array.from({ length: 8 }, (_, writer) =>
+      records.map((_record, index) => records[(index * 7 + writer * 113) % records.length]),
+    );
+    // All eight start at once, from behind a lock.
+    const opener = await database.owner.connect();
+    await opener.query("begin");
+    await opener.query("lock table app_private.event_keys in exclusive mode");
+    const writing = Promise.all(batches.map((batch) => write(...batch)));
+    const waiting = async () => {
+      const { rows } = await database.owner.query(
+        "select count(*)::integer from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+      );
+      return rows[0].count;
+    };
+    await until(waiting, (writers) => writers === 8);
+    await opener.query("commit");
+    opener.release();
+    const outcomes = (await writing).flat();
+    expect(outcomes.filter((outcome) => outcome === "accepted")).toHaveLength(900);
+    expect(outcomes.filter((outcome) => outcome === "duplicate")).toHaveLength(7 * 900);
+    expect(await stored()).toHaveLength(900);
+  });
+});
+
+describe("partitions", () => {
+  it("refuse no event for want of a month: it waits in the default one, and moves beside writers", async () => {
+    const months = ["2019-01", "2019-02", "2031-07"];
+    await write(...months.map((month) => ({ ...order, sourceId: month, timestamp: `${month}-15T00:00:00Z` })));
+    expect((await stored()).map((row) => row.partition)).toEqual(months.map(() => "partitions.analytics_events_default"));
+    let writing = true;
+    const writer = (async () => {
+      let written = 0;
+      while (writing)
+        await write({ ...order, sourceId: `w${written++}`, timestamp: `2019-01-${10 + (written % 10)}T00:00:00Z` });
+      return written;
+    })();
+    await makePartitions(database.worker);
+    writing = false;
+    const written = await writer;
+    await makePartitions(database.worker);
+    const rows = await stored();
+    expect(rows).toHaveLength(3 + written);
+    expect(rows.every((row) => row.found && row.partition !== "partitions.analytics_events_default")).toBe(true);
+  });
+
+  it("are made for this month and three to come, once", async () => {
+    const { rows } = await database.owner.query(
+      `select count(*)::integer from generate_series(0, 3) ahead
+         cross join (values ('analytics_events'), ('audit_logs')) as tables (name)
+        where to_regclass(format('partitions.%s_%s', name, to_char(now() + make_interval(months => ahead), 'YYYYMM'))) is not null`,
+    );
+    expect(rows).toEqual([{ count: 8 }]);
+    const again = await database.worker.query("select app_hidden.make_next_partition() as made");
+    expect(again.rows).toEqual([{ made: null }]);
+  });
+});
