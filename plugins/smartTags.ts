@@ -1,5 +1,14 @@
 import { jsonPgSmartTags } from "postgraphile/utils";
 
+const noLookup = { tags: { behavior: "-single -update -delete" } };
+/** A list below each row of another list multiplies: the root field has the same rows. */
+const noList = { tags: { behavior: "-manyRelation:resource:list -manyRelation:resource:connection" } };
+/** Small tables may be filtered and ordered by what has no index. */
+const filterable = (...names: string[]) =>
+  Object.fromEntries(names.map((name) => [name, { tags: { isIndexed: true as const } }]));
+/** Groups of one row each help nobody, and cost as much as the table. */
+const notGrouped = { tags: { behavior: "-groupBy" } };
+
 /** Tags that do not belong into comments, which are the API's documentation. */
 export const smartTags = jsonPgSmartTags({
   version: 1,
@@ -9,20 +18,31 @@ export const smartTags = jsonPgSmartTags({
         tags: {
           behavior: "+aggregates +resource:aggregates +groupedAggregates +resource:groupedAggregates +having",
         },
-      },
-      "public.users": {
-        constraint: { users_tenant_id_id_key: { tags: { behavior: "-single -update -delete" } } },
+        attribute: {
+          id: notGrouped,
+          tenant_id: notGrouped,
+          source_id: notGrouped,
+          properties: notGrouped,
+          value: notGrouped,
+        },
       },
       "public.integrations": {
-        constraint: { integrations_tenant_id_id_key: { tags: { behavior: "-single -update -delete" } } },
+        attribute: filterable("name", "enabled", "status", "sync_status", "last_sync_at", "created_at"),
       },
+      "public.users": {
+        attribute: filterable("first_name", "last_name", "role", "status", "created_at", "last_login_at"),
+      },
+      "public.tenants": { attribute: filterable("name", "created_at") },
     },
     constraint: {
-      "public.users.users_tenant_id_email_key": { tags: { behavior: "-single -update -delete" } },
-      "public.users.users_tenant_id_id_key": { tags: { behavior: "-single -update -delete" } },
-      "public.integrations.integrations_tenant_id_id_key": { tags: { behavior: "-single -update -delete" } },
+      "public.users.users_tenant_id_email_key": noLookup,
+      "public.users.users_tenant_id_id_key": noLookup,
+      "public.integrations.integrations_tenant_id_id_key": noLookup,
       "public.tenants.tenants_slug_key": { tags: { behavior: "-update -delete" } },
       "public.tenants.tenants_domain_key": { tags: { behavior: "-update -delete" } },
+      "public.analytics_events.analytics_events_tenant_id_fkey": noList,
+      "public.audit_logs.audit_logs_tenant_id_fkey": noList,
+      "public.audit_logs.audit_logs_tenant_id_user_id_fkey": noList,
     },
     procedure: {
       "public.current_account": { tags: { name: "currentUser" } },

@@ -1,9 +1,11 @@
 import { readFile } from "node:fs/promises";
+import { resolve } from "node:path";
 import { loadConfig, UserError } from "../src/config.ts";
 import { DATABASE_NAME, givenUrls } from "../src/db/database.ts";
 import { prepareCluster } from "../src/db/roles.ts";
 import { paths } from "../src/paths.ts";
 import { runProgram } from "../src/program.ts";
+import { loadSecrets } from "../src/secrets.ts";
 
 /** Roles and databases on a server that is not ours: with ROOT_DATABASE_URL it makes them, without it prints the SQL. */
 await runProgram(
@@ -35,6 +37,8 @@ await runProgram(
       databases,
       passwords: { owner: password(owner), authenticator: password(authenticator), worker: password(worker) },
     });
+    // Token and encryption keys, for all instances to share.
+    await loadSecrets(resolve(config.DATA_DIR));
     say(
       `Made the roles and ${databases.join(", ")}. Next: npm run db -- migrate, then npm run api and npm run worker.`,
     );

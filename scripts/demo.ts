@@ -13,8 +13,9 @@ export async function startDemo(options: {
   keyRing: KeyRing;
   simulatorPort: number;
   say: (sentence: string) => void;
+  signal: AbortSignal;
 }): Promise<{ simulatorUrl: string; close(): Promise<void> }> {
-  await seedOnce(options.ownerUrl, options.keyRing, options.say);
+  await seedOnce(options.ownerUrl, options.keyRing, options.say, options.signal);
   const simulator = await startSquareSimulator({
     port: await freePort(options.simulatorPort, options.simulatorPort + 100),
     accessToken: DEMO_ACCESS_TOKEN,
@@ -23,11 +24,16 @@ export async function startDemo(options: {
   return { simulatorUrl: simulator.url, close: () => simulator.close() };
 }
 
-async function seedOnce(ownerUrl: string, keyRing: KeyRing, say: (sentence: string) => void) {
+async function seedOnce(
+  ownerUrl: string,
+  keyRing: KeyRing,
+  say: (sentence: string) => void,
+  signal: AbortSignal,
+) {
   const pool = makePool(ownerUrl, { name: "demo", max: 4, log: pino({ level: "warn" }) });
   try {
     const state = await demoState(pool);
-    if (state === "absent" || state === "partial") await seedDemo(pool, keyRing, say);
+    if (state === "absent" || state === "partial") await seedDemo(pool, keyRing, say, signal);
   } finally {
     await pool.end();
   }

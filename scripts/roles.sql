@@ -7,7 +7,7 @@
 --   api_*               what a request or a job may do. Siblings: were one a member of another, it would gain its policies.
 --
 -- Passwords come from the settings erp.owner_password, erp.authenticator_password and erp.worker_password;
--- without them they are `dev_password`, which is for loopback only.
+-- without them they are `dev_password` over loopback or a socket, and elsewhere none, which no login passes.
 do $$
 declare
   v_login record;
@@ -25,7 +25,10 @@ begin
       execute format(
         'create role %I password %L',
         v_login.name,
-        coalesce(nullif(current_setting(v_login.setting, true), ''), 'dev_password')
+        coalesce(
+          nullif(current_setting(v_login.setting, true), ''),
+          case when coalesce(inet_server_addr() <<= '127.0.0.0/8' or inet_server_addr() = '::1', true) then 'dev_password' end
+        )
       );
     end if;
     -- Also of a role that was there: as a superuser it would ignore row security.

@@ -19,10 +19,10 @@ export function listen(server: Server, { HOST, PORT }: Pick<Config, "HOST" | "PO
   });
 }
 
-/** Takes no more requests, and waits for those under way; after five seconds, as for open event streams, it ends them. */
-export function stopListening(server: Server): Promise<void> {
+/** Takes no more requests, and waits for those under way, as long as `patienceMs`; then it cuts them off. */
+export function stopListening(server: Server, patienceMs: number): Promise<void> {
   return new Promise((stopped) => {
-    const deadline = setTimeout(() => server.closeAllConnections(), 5_000);
+    const deadline = setTimeout(() => server.closeAllConnections(), patienceMs);
     server.close(() => {
       clearTimeout(deadline);
       stopped();

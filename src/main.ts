@@ -11,7 +11,7 @@ import { makePool } from "./db/pools.ts";
 import { holdDataDir } from "./embedded/dataDirLock.ts";
 import { listen, stopListening } from "./listen.ts";
 import { runProgram } from "./program.ts";
-import { loadSecrets } from "./secrets.ts";
+import { loadSecrets, mayCreateSecrets } from "./secrets.ts";
 import { startWorker } from "./worker/runner.ts";
 
 const parts = ["all", "dev", "api", "worker"] as const;
@@ -28,7 +28,11 @@ function parsePart(args: string[]): Part {
 }
 
 /** Starts what this process is to be, in order; what was started is stopped in reverse. */
-async function main(onStop: (stop: () => Promise<unknown>) => void, say: (sentence: string) => void) {
+async function main(
+  onStop: (stop: () => Promise<unknown>) => void,
+  say: (sentence: string) => void,
+  signal: AbortSignal,
+) {
   const part = parsePart(process.argv.slice(2));
   const config = loadConfig();
   const log = pino({ level: config.LOG_LEVEL });
@@ -51,11 +55,13 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
 
   const database = await openDatabase(config, { purpose, say });
   onStop(() => database.close());
+  signal.throwIfAborted();
   const { urls } = database;
 
-  const secrets = await loadSecrets(dataDir);
+  const secrets = await loadSecrets(dataDir, { create: mayCreateSecrets(config) });
   const keyRing = keyRingOf(config.ENCRYPTION_KEYS, secrets.encryptionKeys);
   if (whole) await migrate(urls);
+  signal.throwIfAborted();
   if (part === "dev") await watchCurrent(urls.owner);
 
   // The demo's own simulator and data, in a cluster that is ours alone.
@@ -68,6 +74,7 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
       keyRing,
       simulatorPort: config.SIMULATOR_PORT,
       say,
+      signal,
     });
     onStop(() => running.close());
     simulatorUrl = running.simulatorUrl;
@@ -95,7 +102,7 @@ async function main(onStop: (stop: () => Promise<unknown>) => void, say: (senten
     onStop(() => worker.stop());
   }
   // Registered last, to stop first: what requests need stays until they have ended.
-  if (part !== "worker") onStop(() => stopListening(server));
+  if (part !== "worker") onStop(() => stopListening(server, part === "dev" ? 1_000 : 25_000));
   if (part === "worker") say("The worker is running. Ctrl-C stops it.");
   else {
     const { welcome } = await import("./welcome.ts");

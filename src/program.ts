@@ -4,15 +4,22 @@ import { UserError } from "./config.ts";
 const STOP_MS = 40_000;
 
 type Stop = () => Promise<unknown>;
-type Main = (onStop: (stop: Stop) => void, say: (sentence: string) => void) => Promise<void>;
+type Main = (
+  onStop: (stop: Stop) => void,
+  say: (sentence: string) => void,
+  signal: AbortSignal,
+) => Promise<void>;
 
 /**
- * Runs a program until SIGINT or SIGTERM, then stops what it registered, last first. A second signal, two seconds later, ends it at once.
- * With `once`, the program ends when `main` does.
+ * Runs a program until SIGINT or SIGTERM, then stops what it registered, last first. A signal while it still starts
+ * aborts its `signal` and waits until the step under way has ended: what that step started is stopped too. Another signal,
+ * two seconds later, ends it at once. With `once`, the program ends when `main` does.
  * A UserError is printed as its sentence; anything else with its stack, for us to mend. Both exit with 1.
  */
 export async function runProgram(main: Main, options: { once?: boolean } = {}): Promise<void> {
   const stops: Stop[] = [];
+  const starting = new AbortController();
+  let started: Promise<unknown> = Promise.resolve();
   let stopping: Promise<void> | undefined;
   const stop = (exitCode: number) => {
     stopping ??= (async () => {
@@ -21,7 +28,8 @@ export async function runProgram(main: Main, options: { once?: boolean } = {}): 
         console.error("Stopping took too long.");
         process.exit(1);
       }, STOP_MS).unref();
-      // What is registered while stopping is stopped too.
+      starting.abort();
+      await started.catch(() => {});
       for (let next = stops.pop(); next; next = stops.pop())
         await next().catch((error: unknown) => {
           failed = true;
@@ -43,9 +51,13 @@ export async function runProgram(main: Main, options: { once?: boolean } = {}): 
     stops.push(next);
   };
   try {
-    await main(onStop, (sentence) => process.stdout.write(`${sentence}\n`));
+    const running = main(onStop, (sentence) => process.stdout.write(`${sentence}\n`), starting.signal);
+    started = running;
+    await running;
+    started = Promise.resolve();
     if (options.once) await stop(Number(process.exitCode ?? 0));
   } catch (error) {
+    started = Promise.resolve();
     if (stopping) return;
     console.error(error instanceof UserError ? error.message : error);
     await stop(1);

@@ -2,7 +2,7 @@ import { generateKeyPairSync, randomBytes } from "node:crypto";
 import { chmod, link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { UserError } from "./config.ts";
+import { type Config, UserError } from "./config.ts";
 
 const secrets = z.object({
   superuserPassword: z.string(),
@@ -15,14 +15,22 @@ const secrets = z.object({
 });
 export type Secrets = z.output<typeof secrets>;
 
-/** Reads the secrets of a data folder; makes them on the first start. The file is for its owner alone (0600). */
-export async function loadSecrets(dataDir: string): Promise<Secrets> {
+/** In production, instances share their secrets: one that makes its own refuses the others' tokens. */
+export const mayCreateSecrets = (config: Pick<Config, "NODE_ENV" | "DATABASE_URL">): boolean =>
+  config.NODE_ENV !== "production" || config.DATABASE_URL === undefined;
+
+/** Reads the secrets of a data folder; makes them where it may. The file is for its owner alone (0600). */
+export async function loadSecrets(dataDir: string, { create: mayCreate = true } = {}): Promise<Secrets> {
   const file = join(dataDir, "secrets.json");
   const present = await readFile(file, "utf8").catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return undefined;
     throw new UserError(`Cannot read ${file}: ${error.message}.`);
   });
   if (present === undefined) {
+    if (!mayCreate)
+      throw new UserError(
+        `There is no ${file}. Copy it from another instance; \`npm run db:bootstrap\` makes the first one.`,
+      );
     await create(file, dataDir);
     return loadSecrets(dataDir);
   }

@@ -1,7 +1,10 @@
+import { createPublicKey, generateKeyPairSync, type KeyObject } from "node:crypto";
 import { afterAll, beforeAll, expect, it } from "@jest/globals";
-import { startApi, type TestApi } from "./support/api.ts";
+import jwt from "jsonwebtoken";
+import { startApi, type TestApi, testKey } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { createTenant, PASSWORD, type TestTenant } from "./support/tenants.ts";
+import { until } from "./support/until.ts";
 
 let database: TestDatabase;
 let api: TestApi;
@@ -119,17 +122,40 @@ it("permits one sign-in per request, alone in its operation", async () => {
   expect(hidden.status).toBe(400);
 });
 
-it("answers 401 to tokens that are malformed, unsigned, expired, of another key or of another purpose", async () => {
+it("answers 401 to tokens that are malformed, forged, expired, of another key or of another purpose", async () => {
   const token = await api.signIn("acme", "viewer");
+  expect((await api.query(ME, { token })).data.currentUser.email).toBe("viewer@acme.test");
   const [header, payload, signature] = token.split(".");
   const encode = (value: unknown) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const decoded = JSON.parse(Buffer.from(payload ?? "", "base64url").toString());
-  expect((await api.query(ME, { token })).data.currentUser.email).toBe("viewer@acme.test");
+  const other = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
+  const { exp: _exp, ...endless } = decoded;
+  const sign = (claims: object, key: KeyObject = testKey, more: jwt.SignOptions = {}) =>
+    jwt.sign(claims, key, { algorithm: "ES256", keyid: "test", ...more });
+  // The same way of signing, with nothing wrong: what is refused below is refused for its one fault.
+  expect((await api.query(ME, { token: sign(decoded) })).status).toBe(200);
   const forged = {
     garbage: "abc",
     "another tenant, same signature": `${header}.${encode({ ...decoded, tenant_id: globex.id })}.${signature}`,
     "algorithm none": `${encode({ alg: "none", typ: "JWT", kid: "test" })}.${payload}.`,
-    "unknown key": `${encode({ alg: "ES256", typ: "JWT", kid: "other" })}.${payload}.${signature}`,
+    "signed by another key": sign(decoded, other),
+    "unknown key id": sign(decoded, testKey, { keyid: "other" }),
+    "HMAC with the public key": jwt.sign(
+      decoded,
+      createPublicKey(testKey).export({ type: "spki", format: "pem" }),
+      {
+        algorithm: "HS256",
+        keyid: "test",
+      },
+    ),
+    expired: sign({ ...decoded, exp: Math.floor(Date.now() / 1000) - 1 }),
+    "without expiry": sign(endless),
+    "another audience": sign({ ...decoded, aud: "somebody" }),
+    "another issuer": sign({ ...decoded, iss: "somebody" }),
+    "a role that is none": sign({ ...decoded, role: "OWNER" }),
+    "a tenant that is a list": sign({ ...decoded, tenant_id: [acme.id] }),
+    "an unknown extension": sign(decoded, testKey, { header: { alg: "ES256", kid: "test", crit: ["x"] } }),
+    "a refresh token": (await login("viewer")).data.login.refreshToken,
   };
   for (const [name, bad] of Object.entries(forged)) {
     const { status, errors } = await api.query(ME, { token: bad });
@@ -182,14 +208,41 @@ it("feels a suspended user, a suspended tenant and a changed role on the next re
 });
 
 it("reads one snapshot: no field of a query sees what another transaction commits meanwhile", async () => {
-  const token = await api.signIn("acme", "viewer");
-  const { data } = await api.query(
-    "{ a: analyticsEvents { totalCount } b: analyticsEvents { totalCount } c: users { totalCount } }",
-    { token },
-  );
-  expect(data).toEqual({ a: { totalCount: 10 }, b: { totalCount: 10 }, c: { totalCount: 3 } });
-  const idle = await database.owner.query(
-    "select from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'",
-  );
-  expect(idle.rowCount).toBe(0);
+  // Between the two counts, waits until the owner has committed another event.
+  await database.owner.query(`
+    create function public.wait_for_owner() returns integer language plpgsql stable as $$
+    begin
+      perform pg_advisory_xact_lock_shared(42);
+      return 1;
+    end $$;
+    grant execute on function public.wait_for_owner() to api_viewer`);
+  const own = await startApi(database);
+  const token = await own.signIn("acme", "viewer");
+  const gate = await database.owner.connect();
+  try {
+    await gate.query("select pg_advisory_lock(42)");
+    const reading = own.query(
+      "{ before: analyticsEvents { totalCount } waitForOwner after: analyticsEvents { totalCount } }",
+      { token },
+    );
+    await until(
+      () =>
+        database.owner.query(
+          "select from pg_locks where locktype = 'advisory' and objid = 42 and not granted",
+        ),
+      ({ rowCount }) => rowCount === 1,
+    );
+    const event = [{ eventType: "visit", eventName: "meanwhile" }];
+    await database.owner.query("select app_hidden.write_events($1, $2)", [acme.id, JSON.stringify(event)]);
+    await gate.query("select pg_advisory_unlock(42)");
+    const { data, errors } = await reading;
+    expect(errors).toBeUndefined();
+    expect(data).toEqual({ before: { totalCount: 10 }, waitForOwner: 1, after: { totalCount: 10 } });
+    const later = await own.query("{ analyticsEvents { totalCount } }", { token });
+    expect(later.data.analyticsEvents.totalCount).toBe(11);
+  } finally {
+    gate.release();
+    await own.close();
+    await database.owner.query("drop function public.wait_for_owner()");
+  }
 });

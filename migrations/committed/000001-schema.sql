@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:6f4437538fc5fdc90477eb1d30362ecd40b5d3d7
+--! Hash: sha1:3c70cc3e6f12f1c697e2d9676cee28d696d04358
 --! Message: schema
 
 --! split: 010-schemas.sql
@@ -267,7 +267,8 @@ create table public.analytics_events (
   properties jsonb not null default '{}' check (jsonb_typeof(properties) = 'object'),
   source text check (length(source) <= 200),
   source_id text check (length(source_id) <= 500),
-  value numeric,
+  -- NaN would make every sum NaN; it sorts above all numbers, so the bound refuses it too.
+  value numeric check (value > '-1e30' and value < '1e30' and scale(value) <= 30),
   currency text check (currency ~ '^[A-Z]{3}$'),
   "timestamp" timestamptz not null default now() check (isfinite("timestamp")),
   primary key (tenant_id, "timestamp", id)
@@ -343,27 +344,33 @@ create table partitions.audit_logs_default partition of public.audit_logs defaul
 
 --! split: 060-rules.sql
 --! Included functions/audit.sql
--- Arguments of the trigger: the resource's name, then keys of the row that are left out of `changes` (secrets, and
--- columns that change by themselves). The table's name would be a shard's name on Citus, hence the argument.
+-- Arguments of the trigger: the resource's name (the table's would be a shard's on Citus), the column that identifies
+-- it, the columns whose change is recorded but not their value, and those whose change alone is not worth a record.
 create or replace function app_private.tg_audit() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_resource text := tg_argv[0];
-  v_omitted text[] := tg_argv[1:];
-  v_old jsonb := case when tg_op = 'INSERT' then '{}' else to_jsonb(old) - v_omitted end;
-  v_new jsonb := case when tg_op = 'DELETE' then '{}' else to_jsonb(new) - v_omitted end;
+  v_secret text[] := tg_argv[2];
+  v_ignored text[] := tg_argv[3];
+  v_old jsonb := case when tg_op = 'INSERT' then '{}' else to_jsonb(old) - v_ignored end;
+  v_new jsonb := case when tg_op = 'DELETE' then '{}' else to_jsonb(new) - v_ignored end;
   v_row jsonb := case when tg_op = 'DELETE' then to_jsonb(old) else to_jsonb(new) end;
   v_tenant_id uuid := case when v_resource = 'tenant' then v_row ->> 'id' else v_row ->> 'tenant_id' end;
   v_before jsonb;
   v_after jsonb;
-  v_user_id uuid := app_hidden.current_user_id();
-  v_kind text;
+  -- The login decides who acts; settings, which plain SQL can set as it likes, only say which user of the API it is.
+  v_user_id uuid := case when session_user = 'erp_authenticator' then app_hidden.current_user_id() end;
+  v_kind text := case session_user
+    when 'erp_authenticator' then case when v_user_id is null then 'anonymous' else 'user' end
+    when 'erp_worker' then 'job'
+    else 'database'
+  end;
 begin
-  select coalesce(jsonb_object_agg(o.key, o.value), '{}') into v_before
+  select coalesce(jsonb_object_agg(o.key, case when o.key = any (v_secret) then '"***"' else o.value end), '{}') into v_before
     from jsonb_each(v_old) o where v_new -> o.key is distinct from o.value;
-  select coalesce(jsonb_object_agg(n.key, n.value), '{}') into v_after
+  select coalesce(jsonb_object_agg(n.key, case when n.key = any (v_secret) then '"***"' else n.value end), '{}') into v_after
     from jsonb_each(v_new) n where v_old -> n.key is distinct from n.value;
   if tg_op = 'UPDATE' and v_before = '{}' and v_after = '{}' then
     return null;
@@ -379,12 +386,6 @@ begin
     return null;
   end if;
 
-  v_kind := case
-    when v_user_id is not null then 'user'
-    when session_user = 'erp_worker' then 'job'
-    when session_user = 'erp_authenticator' then 'anonymous'
-    else 'database'
-  end;
   insert into public.audit_logs (
     tenant_id, user_id, actor_kind, actor_id, actor_name, action, resource, resource_id, changes,
     ip_address, user_agent, request_id, session_id
@@ -400,7 +401,7 @@ begin
     end,
     v_resource || case tg_op when 'INSERT' then '.created' when 'UPDATE' then '.updated' else '.deleted' end,
     v_resource,
-    coalesce(v_row ->> 'id', v_row ->> (v_resource || '_id')),
+    v_row ->> tg_argv[1],
     jsonb_build_object('before', v_before, 'after', v_after),
     case v_kind
       when 'database' then host(inet_client_addr())
@@ -410,8 +411,8 @@ begin
       when 'database' then nullif(current_setting('application_name', true), '')
       else nullif(current_setting('app.user_agent', true), '')
     end,
-    nullif(current_setting('app.request_id', true), ''),
-    app_hidden.current_session_id()
+    case when v_kind <> 'database' then nullif(current_setting('app.request_id', true), '') end,
+    case when v_kind = 'user' then app_hidden.current_session_id() end
   );
   return null;
 end
@@ -435,17 +436,21 @@ revoke execute on function app_private.tg_audit(), app_private.tg_touch() from p
 create or replace trigger _100_touch before update on public.tenants for each row execute function app_private.tg_touch();
 create or replace trigger _100_touch before update on public.users for each row execute function app_private.tg_touch();
 create or replace trigger _100_touch before update on public.integrations for each row execute function app_private.tg_touch();
+create or replace trigger _100_touch before update on app_private.user_passwords for each row execute function app_private.tg_touch();
+create or replace trigger _100_touch before update on app_private.integration_credentials for each row execute function app_private.tg_touch();
 
 create or replace trigger _900_audit after insert or update or delete on public.tenants
-  for each row execute function app_private.tg_audit('tenant', 'updated_at');
+  for each row execute function app_private.tg_audit('tenant', 'id', '{}', '{updated_at}');
 create or replace trigger _900_audit after insert or update or delete on public.users
-  for each row execute function app_private.tg_audit('user', 'updated_at', 'last_login_at');
+  for each row execute function app_private.tg_audit('user', 'id', '{}', '{updated_at,last_login_at}');
 create or replace trigger _900_audit after insert or update or delete on public.integrations
-  for each row execute function app_private.tg_audit('integration', 'updated_at');
+  for each row execute function app_private.tg_audit('integration', 'id', '{}', '{updated_at}');
 create or replace trigger _900_audit after insert or update or delete on app_private.user_passwords
-  for each row execute function app_private.tg_audit('user_password', 'password_hash');
+  for each row execute function app_private.tg_audit('user_password', 'user_id', '{password_hash}', '{updated_at}');
 create or replace trigger _900_audit after insert or update or delete on app_private.integration_credentials
-  for each row execute function app_private.tg_audit('integration_credentials', 'ciphertext');
+  for each row execute function app_private.tg_audit('integration_credentials', 'integration_id', '{ciphertext}', '{updated_at}');
+create or replace trigger _900_audit after insert or update or delete on app_private.tenant_keys
+  for each row execute function app_private.tg_audit('tenant_key', 'version', '{wrapped_key}', '{}');
 --! EndIncluded triggers/audit.sql
 
 --! Included functions/begin_request.sql
@@ -678,19 +683,9 @@ grant execute on function app_hidden.revoke_session(uuid, uuid) to api_viewer, a
 
 do $$
 begin
-  if to_regprocedure('app_private.jsonb_merge(jsonb)') is null then
-    create aggregate app_private.jsonb_merge(jsonb) (sfunc = pg_catalog.jsonb_concat, stype = jsonb, initcond = '{}');
-    comment on aggregate app_private.jsonb_merge(jsonb) is 'Objects merged in order: later keys win.';
-    revoke execute on function app_private.jsonb_merge(jsonb) from public;
-  end if;
-end
-$$;
-
-do $$
-begin
   if to_regtype('app_private.event_record') is null then
     create type app_private.event_record as (
-      source text, source_id text, version bigint, ordinal bigint, ordinals bigint[], new_id uuid,
+      source text, source_id text, version bigint, ordinal bigint, round bigint, new_id uuid,
       event_time timestamptz, content jsonb, hash bytea
     );
     comment on type app_private.event_record is 'One source record of a batch, as write_events prepares it.';
@@ -712,66 +707,67 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_records app_private.event_record[];
+  v_sound boolean;
 begin
   if jsonb_typeof(p_events) is distinct from 'array' then
     raise exception 'Events must be a JSON array.' using errcode = 'EA400';
   end if;
+  select bool_and(
+           jsonb_typeof(e.value) = 'object'
+           -- PostgreSQL also reads "tomorrow".
+           and coalesce(e.value ->> 'timestamp' ~ '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d', true)
+         )
+    into v_sound
+    from jsonb_array_elements(p_events) e;
+  if not v_sound then
+    raise exception 'Each event must be a JSON object, and its timestamp an RFC 3339 date and time.' using errcode = 'EA400';
+  end if;
+
   select array_agg(row(
            coalesce(e.value ->> 'source', ''), e.value ->> 'sourceId', (e.value ->> 'sourceVersion')::bigint,
-           e.ordinality, array[e.ordinality], uuidv7(), (e.value ->> 'timestamp')::timestamptz, e.value, null
+           e.ordinality, 1, uuidv7(), (e.value ->> 'timestamp')::timestamptz, e.value,
+           sha256(convert_to((e.value - 'sourceVersion')::text, 'UTF8'))
          )::app_private.event_record)
     into v_records
     from jsonb_array_elements(p_events) with ordinality e;
 
-  -- The same record twice is one, with what each said of it: the newer version's word, or the later one's, counts.
-  -- Without a source id every event is its own record. Grouping costs as much as all the rest, and is seldom needed.
+  -- A record that comes again in the same batch has its turn in a later round. Numbering costs as much as all the rest,
+  -- and is seldom needed.
   if (select count(*) <> count(distinct (r.source, r.source_id)) from unnest(v_records) r where r.source_id is not null) then
     select array_agg(row(
-             g.source, g.source_id, g.version, g.ordinals[cardinality(g.ordinals)], g.ordinals, g.new_id,
-             (g.content ->> 'timestamp')::timestamptz, g.content, null
+             n.source, n.source_id, n.version, n.ordinal, case when n.source_id is null then 1 else n.turn end,
+             n.new_id, n.event_time, n.content, n.hash
            )::app_private.event_record)
       into v_records
       from (
-        select r.source, r.source_id, max(r.version) as version, any_value(r.new_id) as new_id,
-               array_agg(r.ordinal order by r.version nulls first, r.ordinal) as ordinals,
-               app_private.jsonb_merge(r.content order by r.version nulls first, r.ordinal) as content
+        select r.*, row_number() over (partition by r.source, r.source_id order by r.ordinal) as turn
           from unnest(v_records) r
-         group by r.source, r.source_id, case when r.source_id is null then r.ordinal end
-      ) g;
+      ) n;
   end if;
-
-  return (
-    select array_agg(row(
-             r.source, r.source_id, r.version, r.ordinal, r.ordinals, r.new_id, r.event_time, r.content,
-             sha256(convert_to((r.content - 'sourceVersion')::text, 'UTF8'))
-           )::app_private.event_record order by r.source, r.source_id)
-      from unnest(v_records) r
-  );
+  return v_records;
 end
 $$;
 comment on function app_private.prepare_records(jsonb) is
-  'The records of a batch, each once, in the order in which they are locked. EA400 unless it is a JSON array.';
+  'The records of a batch. In one round each comes at most once. EA400 unless it is a JSON array of objects.';
 
-create or replace function app_hidden.write_events(p_tenant_id uuid, p_events jsonb)
+create or replace function app_private.write_round(p_tenant_id uuid, p_records app_private.event_record[])
 returns table (ordinal bigint, outcome text, id uuid, "timestamp" timestamptz)
-language plpgsql volatile security definer
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 #variable_conflict use_column
-declare
-  v_records app_private.event_record[] := app_private.prepare_records(p_events);
 begin
   insert into app_private.event_keys (tenant_id, source, source_id, "timestamp", id, source_version, content_hash)
   select p_tenant_id, r.source, r.source_id, coalesce(r.event_time, now()), r.new_id, r.version, r.hash
-    from app_private.unnest_records(v_records) r
+    from app_private.unnest_records(p_records) r
    where r.source_id is not null
    order by r.source, r.source_id
   on conflict (tenant_id, source, source_id) do nothing;
 
   perform
     from app_private.event_keys k
-    join app_private.unnest_records(v_records) r on k.source = r.source and k.source_id = r.source_id
+    join app_private.unnest_records(p_records) r on k.source = r.source and k.source_id = r.source_id
    where k.tenant_id = p_tenant_id
    order by k.source, k.source_id
      for update of k;
@@ -787,7 +783,7 @@ begin
              when k.content_hash = r.hash then 'duplicate'
              else 'changed'
            end as verdict
-      from app_private.unnest_records(v_records) r
+      from app_private.unnest_records(p_records) r
       left join app_private.event_keys k
         on k.tenant_id = p_tenant_id and k.source = r.source and k.source_id = r.source_id
   ),
@@ -833,24 +829,47 @@ begin
      where r.verdict in ('changed', 'revived')
        and k.tenant_id = p_tenant_id and k.source = r.source and k.source_id = r.source_id
   )
-  select o.ordinal,
-         case when o.ordinal <> r.ordinal then 'duplicate'
-              when r.verdict = 'accepted' then 'accepted'
+  select r.ordinal,
+         case when r.verdict = 'accepted' then 'accepted'
               when r.verdict = 'revived' or u.id is not null then 'updated'
               else 'duplicate' end,
          case when r.verdict in ('accepted', 'revived') then r.new_id else r.key_id end,
          case when r.verdict = 'duplicate' then r.key_timestamp else r.new_timestamp end
     from record r
-    cross join lateral unnest(r.ordinals) as o (ordinal)
-    left join restated u on u.id = r.key_id
-   order by 1;
+    left join restated u on u.id = r.key_id;
+end
+$$;
+comment on function app_private.write_round(uuid, app_private.event_record[]) is 'Writes records, of which each comes once.';
+
+create or replace function app_hidden.write_events(p_tenant_id uuid, p_events jsonb)
+returns table (ordinal bigint, outcome text, id uuid, "timestamp" timestamptz)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_records app_private.event_record[] := app_private.prepare_records(p_events);
+  v_rounds bigint := (select max(r.round) from unnest(v_records) r);
+begin
+  if v_rounds = 1 then
+    return query select * from app_private.write_round(p_tenant_id, v_records);
+    return;
+  end if;
+  -- The first round locks every key, in order; the others find them locked.
+  for v_round in 1 .. coalesce(v_rounds, 0) loop
+    return query
+      select * from app_private.write_round(
+        p_tenant_id, (select array_agg(r) from unnest(v_records) r where r.round = v_round)
+      );
+  end loop;
 end
 $$;
 comment on function app_hidden.write_events(uuid, jsonb) is
-  'Writes a JSON array of events {eventType, eventName, timestamp, value, currency, properties, source, sourceId, sourceVersion} and says of each, by its position from 1: accepted, updated or duplicate, and where it is. One (source, sourceId) is one event; an older sourceVersion never wins. EA400 unless it is an array.';
+  'Writes a JSON array of events {eventType, eventName, timestamp, value, currency, properties, source, sourceId, sourceVersion}, as if they came one after another, all or none. Says of each, by its position from 1, whether it was accepted, updated or a duplicate, and where it is. One (source, sourceId) is one event; an older sourceVersion never wins, a statement without a version always counts. EA400 unless it is an array of objects.';
 
 revoke execute on function
-  app_private.unnest_records(app_private.event_record[]), app_private.prepare_records(jsonb), app_hidden.write_events(uuid, jsonb)
+  app_private.unnest_records(app_private.event_record[]), app_private.prepare_records(jsonb),
+  app_private.write_round(uuid, app_private.event_record[]), app_hidden.write_events(uuid, jsonb)
 from public;
 --! EndIncluded functions/write_events.sql
 --! Included functions/sync.sql
@@ -925,15 +944,17 @@ begin
       from public.integrations i
       join public.tenants t on t.id = i.tenant_id
       left join app_private.sync_runs r on r.tenant_id = i.tenant_id and r.integration_id = i.id
-     where i.enabled
-       and i.status <> 'DISABLED'
+     where i.status <> 'DISABLED'
        and t.status in ('ACTIVE', 'TRIAL')
-       and (r.started_at is null or r.finished_at is not null or r.lease_expires_at < now())
-       and coalesce(r.started_at, '-infinity')
-         < now() - make_interval(mins => case
+       and case
+         -- A run that ended without a word, and whose job is gone, is taken up again.
+         when r.started_at is not null and r.finished_at is null then r.lease_expires_at < now() - interval '1 minute'
+         else i.enabled
+           and coalesce(r.started_at, '-infinity') < now() - make_interval(mins => case
              when i.config ->> 'syncIntervalMinutes' ~ '^[0-9]{1,6}$' then greatest((i.config ->> 'syncIntervalMinutes')::integer, 1)
              else 60
            end)
+       end
        and exists (select from app_private.integration_credentials c where c.tenant_id = i.tenant_id and c.integration_id = i.id)
        and not exists (select from graphile_worker.jobs j where j.key = 'sync:' || i.id and j.attempts < j.max_attempts)
      order by i.last_sync_at nulls first
@@ -954,6 +975,22 @@ set search_path = pg_catalog, pg_temp
 as $$ select tenant_id from public.integrations where id = p_integration_id $$;
 comment on function app_hidden.integration_tenant(uuid) is 'Whose integration it is: a job''s tenant comes from the row, never from the payload.';
 
+create or replace function app_private.assert_may_sync(p_tenant_id uuid, p_integration_id uuid) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (
+    select from public.integrations i join public.tenants t on t.id = i.tenant_id
+     where i.tenant_id = p_tenant_id and i.id = p_integration_id
+       and i.status <> 'DISABLED' and t.status in ('ACTIVE', 'TRIAL')
+  ) then
+    raise exception 'The integration was disabled, or its tenant suspended.' using errcode = 'EA409', detail = 'disabled';
+  end if;
+end
+$$;
+comment on function app_private.assert_may_sync(uuid, uuid) is 'EA409 with detail "disabled" unless integration and tenant are in service.';
+
 create or replace function app_hidden.begin_sync(p_tenant_id uuid, p_integration_id uuid, p_run_id uuid)
 returns table (
   provider text, config jsonb, checkpoints jsonb,
@@ -964,6 +1001,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform app_hidden.assert_tenant(p_tenant_id);
+  perform app_private.assert_may_sync(p_tenant_id, p_integration_id);
   insert into app_private.sync_runs as r (tenant_id, integration_id, run_id, lease_expires_at)
   values (p_tenant_id, p_integration_id, p_run_id, now() + interval '30 seconds')
   on conflict (tenant_id, integration_id) do update
@@ -971,7 +1009,7 @@ begin
          pages = 0, events_accepted = 0, events_updated = 0, events_duplicate = 0
    where r.finished_at is not null or r.lease_expires_at <= now();
   if not found then
-    raise exception 'Another run of this sync is under way.' using errcode = 'EA409';
+    raise exception 'Another run of this sync is under way.' using errcode = 'EA409', detail = 'under way';
   end if;
   update public.integrations set sync_status = 'running' where tenant_id = p_tenant_id and id = p_integration_id;
   return query
@@ -1002,6 +1040,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform app_hidden.assert_tenant(p_tenant_id);
+  perform app_private.assert_may_sync(p_tenant_id, p_integration_id);
   -- The lock lasts until commit: a run that was superseded waits here and is then refused.
   perform from app_private.sync_runs
     where tenant_id = p_tenant_id and integration_id = p_integration_id and run_id = p_run_id and finished_at is null
@@ -1060,7 +1099,8 @@ end
 $$;
 comment on function app_hidden.finish_sync(uuid, uuid, uuid, text) is 'Ends a run: succeeded, or failed with a sentence for people.';
 
-create or replace function app_hidden.release_sync(p_tenant_id uuid, p_integration_id uuid, p_run_id uuid) returns void
+create or replace function app_hidden.pause_sync(p_tenant_id uuid, p_integration_id uuid, p_run_id uuid, p_seconds integer)
+returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1069,15 +1109,23 @@ begin
   update app_private.sync_runs
      set lease_expires_at = now()
    where tenant_id = p_tenant_id and integration_id = p_integration_id and run_id = p_run_id and finished_at is null;
-  if found then
-    update public.integrations set sync_status = 'queued' where tenant_id = p_tenant_id and id = p_integration_id;
+  if not found then
+    raise exception 'This run was superseded by another.' using errcode = 'EA409', detail = 'superseded';
   end if;
+  update public.integrations set sync_status = 'queued' where tenant_id = p_tenant_id and id = p_integration_id;
+  -- A job of its own: what has been read so far costs the rest no attempt.
+  perform graphile_worker.add_job(
+    'sync_integration', json_build_object('integrationId', p_integration_id),
+    job_key => 'sync:' || p_integration_id, max_attempts => 5, run_at => now() + make_interval(secs => greatest(p_seconds, 0))
+  );
 end
 $$;
-comment on function app_hidden.release_sync(uuid, uuid, uuid) is 'Gives the lease back before the end, as a worker that stops does: the next attempt goes on at once.';
+comment on function app_hidden.pause_sync(uuid, uuid, uuid, integer) is
+  'Gives the lease back and enqueues the rest, to begin in so many seconds: when a slice is over, the worker stops, or the provider asks for patience.';
 
 revoke execute on function
-  app_hidden.release_sync(uuid, uuid, uuid), app_hidden.assert_tenant(uuid), app_hidden.request_sync(uuid, uuid), app_hidden.request_due_syncs(),
+  app_private.assert_may_sync(uuid, uuid),
+  app_hidden.pause_sync(uuid, uuid, uuid, integer), app_hidden.assert_tenant(uuid), app_hidden.request_sync(uuid, uuid), app_hidden.request_due_syncs(),
   app_hidden.integration_tenant(uuid), app_hidden.begin_sync(uuid, uuid, uuid),
   app_hidden.save_sync_page(uuid, uuid, uuid, text, jsonb, jsonb, jsonb), app_hidden.finish_sync(uuid, uuid, uuid, text)
 from public;
@@ -1085,7 +1133,7 @@ grant execute on function app_hidden.request_sync(uuid, uuid) to api_user, api_a
 grant execute on function app_hidden.request_due_syncs(), app_hidden.integration_tenant(uuid) to erp_worker;
 grant execute on function
   app_hidden.begin_sync(uuid, uuid, uuid), app_hidden.save_sync_page(uuid, uuid, uuid, text, jsonb, jsonb, jsonb),
-  app_hidden.finish_sync(uuid, uuid, uuid, text), app_hidden.release_sync(uuid, uuid, uuid)
+  app_hidden.finish_sync(uuid, uuid, uuid, text), app_hidden.pause_sync(uuid, uuid, uuid, integer)
 to api_job;
 --! EndIncluded functions/sync.sql
 --! Included functions/workers.sql
@@ -1435,6 +1483,7 @@ begin
         'select generate_series(date_trunc(''month'', now()), date_trunc(''month'', now()) + make_interval(months => $1), interval ''1 month'')::date
          union
          select distinct date_trunc(''month'', %1$I)::date from partitions.%2$I
+          where %1$I between now() - interval ''10 years'' and now() + interval ''1 year''
          order by 1',
         v_table.time_column, v_table.name || '_default'
       ) using p_ahead
@@ -1448,7 +1497,7 @@ begin
 end
 $$;
 comment on function app_hidden.make_next_partition(integer) is
-  'Makes one partition that is wanting: of this month, of p_ahead months to come, or of a month that has rows in the default partition. Returns which, or null when none is wanting. One at a time, so that its locks are held no longer than it takes.';
+  'Makes one partition that is wanting: of this month, of p_ahead months to come, or of a month, of ten years back to one ahead, that has rows in the default partition; others stay there. Returns which, or null when none is wanting. One at a time, so that its locks are held no longer than it takes.';
 
 revoke execute on function app_private.make_partition(text, date), app_hidden.make_next_partition(integer) from public;
 grant execute on function app_hidden.make_next_partition(integer) to erp_worker;

@@ -15,6 +15,7 @@ export async function seedDemo(
   pool: pg.Pool,
   keyRing: KeyRing,
   say: (sentence: string) => void,
+  signal?: AbortSignal,
 ): Promise<void> {
   const started = Date.now();
   await makePartitions(pool);
@@ -26,7 +27,7 @@ export async function seedDemo(
   await withTransaction(pool, async (client) => {
     for (const tenant of demoTenants) await seedTenant(client, tenant, passwordHashes, keyRing);
   });
-  const total = await seedEvents(pool);
+  const total = await seedEvents(pool, signal);
   // Last, so that a seeding that was killed is taken up again.
   await pool.query(
     `update tenants set metadata = metadata || '{"demo": "complete"}' where slug = 'platform'`,
@@ -159,7 +160,7 @@ function eventsOf({ slug, integrations }: DemoTenant): Iterable<EventInput> {
   }
 }
 
-async function seedEvents(pool: pg.Pool): Promise<number> {
+async function seedEvents(pool: pg.Pool, signal: AbortSignal | undefined): Promise<number> {
   const waiting = batches();
   let count = 0;
   const write = async () => {
@@ -168,6 +169,7 @@ async function seedEvents(pool: pg.Pool): Promise<number> {
       // A crash costs a batch that the next start writes again; the commit behind all of them waits for the disk.
       await client.query("set synchronous_commit = off");
       for (let next = waiting.next(); !next.done; next = waiting.next()) {
+        signal?.throwIfAborted();
         const { tenantId, events } = next.value;
         await client.query("select from app_hidden.write_events($1, $2)", [tenantId, JSON.stringify(events)]);
         count += events.length;

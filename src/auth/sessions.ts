@@ -73,8 +73,8 @@ export function makeSessionService(pool: pg.Pool, tokens: TokenService): Session
 }
 
 const sha256 = (data: Buffer) => createHash("sha256").update(data).digest();
-/** PostgreSQL's text has no NUL. */
-const printable = (text: string) => text.replaceAll("\0", "");
+/** PostgreSQL's text has no NUL; nor has anybody's name, so that U+FFFD in its place finds nobody. */
+const printable = (text: string) => text.toWellFormed().replaceAll("\0", "\uFFFD");
 
 type RefreshToken = { tenantId: string; sessionId: string; secret: Buffer };
 

@@ -1,5 +1,7 @@
+import { Socket } from "node:net";
 import pg from "pg";
 import type { Logger } from "pino";
+import { z } from "zod";
 
 /** A connection that fails while idle is replaced by the pool; without a listener it would end the process. */
 export function makePool(
@@ -10,8 +12,9 @@ export function makePool(
     connectionString: connectionString(url),
     max: options.max,
     application_name: `erp-analytics ${options.name}`,
-    connectionTimeoutMillis: 5_000,
+    connectionTimeoutMillis: 2_000,
     keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
     ...(options.pipeline ? { pipeline: true } : {}),
   });
   const report = (error: Error) =>
@@ -19,6 +22,13 @@ export function makePool(
   pool.on("error", report);
   pool.on("connect", (client) => client.on("error", report));
   return pool;
+}
+
+const withSocket = z.object({ connection: z.object({ stream: z.instanceof(Socket) }) });
+
+/** Cuts a connection whose server no longer answers: what waits on it fails with `reason`, and the pool drops it. */
+export function destroyConnection(client: pg.ClientBase, reason: Error): void {
+  withSocket.parse(client).connection.stream.destroy(reason);
 }
 
 /** Drops `schema`, a parameter of other tools' URLs that neither PostgreSQL nor psql knows. */

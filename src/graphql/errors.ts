@@ -112,6 +112,8 @@ export function makeMaskError(log: Logger) {
     }
     if (isConnectionFailure(cause))
       return answer("The database cannot be reached. Try again in a moment.", { code: "UNAVAILABLE" });
+    if (cause instanceof RangeError && /call stack/.test(cause.message))
+      return answer("A value is nested too deeply.", { code: "INVALID_INPUT" });
     // @dataplan/pg's delete has no code of its own for this.
     if (/^No values were deleted in collection/.test(cause.message))
       return answer(NO_SUCH_ROW, { code: "NOT_FOUND" });

@@ -28,7 +28,7 @@ export function makeOnePerOperationPlugin(
           try {
             result = await next();
           } catch (error) {
-            await transaction.finish().catch(() => {});
+            await transaction.abort().catch(() => {});
             throw error;
           }
           try {

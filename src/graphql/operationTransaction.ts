@@ -4,30 +4,37 @@ import {
   type NodePostgresPgClient,
 } from "postgraphile/adaptors/pg";
 import { beginRequest, type Identity } from "../auth/requests.ts";
+import { destroyConnection } from "../db/pools.ts";
 import { ApiError } from "./errors.ts";
 
 type Callback<Result> = (client: NodePostgresPgClient) => Result | Promise<Result>;
 export type OperationKind = "query" | "mutation";
 
+/** Longer than transaction_timeout (60 s): past it, the server behind the connection no longer answers. */
+const DEADLINE_MS = 65_000;
+
 /**
  * The one transaction of a GraphQL operation, on one connection, opened when the first SQL needs it.
  *
- * A query reads one snapshot (`repeatable read read only`). A mutation has a savepoint per step, so that a field that
- * fails takes back its own work and nothing else; its payload is read in the same transaction.
- * `begin`, the live check of the claims and the first statement go out together, in one round trip.
+ * A query reads one snapshot (`repeatable read read only`). Each step has a savepoint, so that a field that fails takes
+ * back its own work and disturbs no other; a mutation's payload is read in the same transaction.
+ * `begin`, the live check of the claims, the savepoint and the first statement go out together, in one round trip.
  */
 export class OperationTransaction {
   readonly #pool: pg.Pool;
   readonly #kind: OperationKind;
   readonly #identity: Identity;
+  readonly #deadlineMs: number;
   #client: Promise<pg.PoolClient> | undefined;
   #queue: Promise<unknown> = Promise.resolve();
-  #firstError: Error | undefined;
+  #openError: Error | undefined;
+  #deadline: NodeJS.Timeout | undefined;
 
-  constructor(pool: pg.Pool, kind: OperationKind, identity: Identity) {
+  constructor(pool: pg.Pool, kind: OperationKind, identity: Identity, deadlineMs = DEADLINE_MS) {
     this.#pool = pool;
     this.#kind = kind;
     this.#identity = identity;
+    this.#deadlineMs = deadlineMs;
   }
 
   /** For Grafast's context. Ignores the settings that PostGraphile would set: begin_request sets them all. */
@@ -40,66 +47,74 @@ export class OperationTransaction {
   async #run<Result>(callback: Callback<Result>): Promise<Result> {
     this.#client ??= this.#open();
     const client = await this.#client;
-    const savepoint = this.#kind === "mutation";
     try {
-      if (savepoint) this.#send(client, "savepoint step");
+      this.#send(client, "savepoint step");
       const result = await makeWithPgClientViaPgClientAlreadyInTransaction(client, true)(null, callback);
-      if (savepoint) await client.query("release savepoint step");
+      this.#send(client, "release savepoint step");
       return result;
     } catch (error) {
-      if (savepoint) await client.query("rollback to savepoint step").catch(() => {});
+      await client.query("rollback to savepoint step").catch(() => {});
       throw this.#cause(error);
     }
   }
 
   async #open(): Promise<pg.PoolClient> {
     const client = await this.#pool.connect();
-    this.#send(client, this.#kind === "query" ? "begin isolation level repeatable read read only" : "begin");
-    this.#send(client, beginRequest(this.#identity));
+    this.#deadline = setTimeout(
+      () => destroyConnection(client, new ApiError("TIMEOUT", "The database did not answer in time.")),
+      this.#deadlineMs,
+    ).unref();
+    this.#send(
+      client,
+      this.#kind === "query" ? "begin isolation level repeatable read read only" : "begin",
+      true,
+    );
+    this.#send(client, beginRequest(this.#identity), true);
     return client;
   }
 
-  /** Not awaited: should it fail, the statements behind it fail too, and its error is the one to report. */
-  #send(client: pg.PoolClient, query: string | pg.QueryConfig) {
+  /** Not awaited. Should opening fail, the statements behind it fail too, and its error is the one to report. */
+  #send(client: pg.PoolClient, query: string | pg.QueryConfig, opening = false) {
     client.query(query).catch((error: Error) => {
-      this.#firstError ??= error;
+      if (opening) this.#openError ??= error;
     });
   }
 
-  /** Behind a failed statement every other one says only "current transaction is aborted" (25P02). */
+  /** In a transaction that never opened, every statement says only "current transaction is aborted" (25P02). */
   #cause(error: unknown): unknown {
     if (!(error instanceof Error)) return error;
-    const first = "code" in error && error.code === "25P02" ? (this.#firstError ?? error) : error;
-    this.#firstError ??= first;
-    if (!this.#identity.claims && "code" in first && first.code === "42501")
+    const cause = "code" in error && error.code === "25P02" ? (this.#openError ?? error) : error;
+    if (!this.#identity.claims && "code" in cause && cause.code === "42501")
       return new ApiError("UNAUTHENTICATED", "Sign in first: send an access token.");
-    return first;
+    return cause;
   }
 
-  /** Ends the transaction. Rejects when a mutation could not be committed: then nothing was done. */
-  async finish(): Promise<void> {
+  /** Commits. Rejects when a mutation could not be committed: then nothing was done. */
+  finish = (): Promise<void> => this.#end("commit");
+
+  /** Takes everything back. */
+  abort = (): Promise<void> => this.#end("rollback");
+
+  async #end(command: "commit" | "rollback"): Promise<void> {
     await this.#queue;
-    const opening = this.#client;
-    if (!opening) return;
-    const client = await opening.catch(() => undefined);
+    const client = await this.#client?.catch(() => undefined);
     if (!client) return;
-    const end = this.#commit(client).then(
-      () => client.release(),
+    const end = client.query(command).then(
+      (result) => {
+        client.release();
+        // A transaction that failed answers COMMIT with ROLLBACK, and no error.
+        if (command === "commit" && result.command !== "COMMIT" && this.#kind === "mutation")
+          throw this.#openError ?? new Error("The commit was refused.");
+      },
       (error: Error) => {
         // Whatever state it is in, nobody else may get this connection.
         client.release(error);
         throw error;
       },
     );
+    const settled = end.finally(() => clearTimeout(this.#deadline));
     // A query has its answer; the connection returns to the pool behind its back.
-    if (this.#kind === "query") end.catch(() => {});
-    else await end;
-  }
-
-  async #commit(client: pg.PoolClient) {
-    const { command } = await client.query("commit");
-    // A transaction that failed answers COMMIT with ROLLBACK, and no error.
-    if (command !== "COMMIT" && this.#kind === "mutation")
-      throw this.#firstError ?? new Error("The commit was refused.");
+    if (this.#kind === "query") settled.catch(() => {});
+    else await settled;
   }
 }

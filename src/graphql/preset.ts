@@ -14,7 +14,7 @@ import { type Identity, identityOf } from "../auth/requests.ts";
 import type { SessionService } from "../auth/sessions.ts";
 import { makeMaskError } from "./errors.ts";
 import { makeOnePerOperationPlugin } from "./onePerOperation.ts";
-import { RefusalsPlugin } from "./refusals.ts";
+import { makeRefusalsPlugin } from "./refusals.ts";
 import { ruruClientConfig } from "./ruru.ts";
 
 declare global {
@@ -51,10 +51,17 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
     plugins: [
       ...plugins(options),
       makeOnePerOperationPlugin(authenticatorPool, options),
-      RefusalsPlugin,
+      makeRefusalsPlugin(options),
     ],
-    // Global ids are off: a row's `id` is its uuid column.
-    disablePlugins: ["NodePlugin", "QueryQueryPlugin", "SwallowErrorsPlugin"],
+    disablePlugins: [
+      // Global ids are off: a row's `id` is its uuid column.
+      "NodePlugin",
+      "QueryQueryPlugin",
+      "SwallowErrorsPlugin",
+      // `filter` says all that `condition` could.
+      "PgConditionArgumentPlugin",
+      "PgConditionCustomFieldsPlugin",
+    ],
     pgServices: [
       makePgService({
         pool: authenticatorPool,

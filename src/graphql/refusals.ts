@@ -6,14 +6,18 @@ const refused = z.strictObject({
   ),
 });
 
+/** graphql-js runs out of stack on a document that is nested thousands deep. */
+const readable = (message: string) =>
+  /Maximum call stack/.test(message) ? "The document is nested too deeply." : message;
+
 /** How an answer without data begins. */
 const PREFIX = '{"errors"';
 
 /**
  * Documents that do not parse or validate never reach maskError: their code is added here, and their status is 400
- * whatever the client accepts. So is what is wrong with a request as such: its body, method or content type.
+ * whatever the client accepts. Where introspection is off, so are suggestions. So is what is wrong with a request as such: its body, method or content type.
  */
-export const RefusalsPlugin: GraphileConfig.Plugin = {
+export const makeRefusalsPlugin = (options: { introspection: boolean }): GraphileConfig.Plugin => ({
   name: "RefusalsPlugin",
   version: "1.0.0",
   description: "Gives a code and a status to requests that are refused before they run",
@@ -38,7 +42,9 @@ export const RefusalsPlugin: GraphileConfig.Plugin = {
         const answer = refused.safeParse(JSON.parse(result.buffer.toString()));
         if (!answer.success) return result;
         const errors = answer.data.errors.map(({ message, locations, extensions }) => ({
-          message,
+          message: options.introspection
+            ? readable(message)
+            : readable(message).replace(/ Did you mean .*\?$/s, ""),
           ...(locations ? { locations } : {}),
           extensions: { code: "INVALID_INPUT", ...extensions },
         }));
@@ -53,4 +59,4 @@ export const RefusalsPlugin: GraphileConfig.Plugin = {
       },
     },
   },
-};
+});

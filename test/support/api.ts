@@ -20,10 +20,10 @@ export type TestApi = {
   close(): Promise<void>;
 };
 
-const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+export const testKey = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
 export const testTokens = () =>
   makeTokenService(
-    [{ kid: "test", privateKey: privateKey.export({ type: "pkcs8", format: "pem" }).toString() }],
+    [{ kid: "test", privateKey: testKey.export({ type: "pkcs8", format: "pem" }).toString() }],
     {
       issuer: "erp-analytics",
       audience: "erp-analytics",

@@ -9,7 +9,7 @@ const REVIEWED = [
   "app_hidden.integration_tenant(uuid)",
   "app_hidden.make_next_partition(integer)",
   "app_hidden.open_session(uuid,uuid,bytea)",
-  "app_hidden.release_sync(uuid,uuid,uuid)",
+  "app_hidden.pause_sync(uuid,uuid,uuid,integer)",
   "app_hidden.request_due_syncs()",
   "app_hidden.request_sync(uuid,uuid)",
   "app_hidden.revoke_session(uuid,uuid)",
