@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { resolve } from "node:path";
 import { environmentWith, loadConfig, UserError } from "../src/config.ts";
 import { openDatabase } from "../src/db/database.ts";
-import { migrate } from "../src/db/migrate.ts";
+import { installWorkerSchema, migrate } from "../src/db/migrate.ts";
 import { connectionString, withClient } from "../src/db/pools.ts";
 import { databaseUrl } from "../src/db/roles.ts";
 import { paths } from "../src/paths.ts";
@@ -37,6 +37,7 @@ await runProgram(
       if (!root) throw new UserError("A reset needs ROOT_DATABASE_URL, a login that may create databases.");
       await assertUnused(root, new URL(owner).pathname.slice(1));
     }
+    if (command === "migrate") await installWorkerSchema(worker).catch(explainWorkerSchema);
     const code = await run([command, ...rest], onStop, {
       DATABASE_URL: connectionString(owner),
       ...(root ? { ROOT_DATABASE_URL: connectionString(root) } : {}),
@@ -47,6 +48,12 @@ await runProgram(
   },
   { once: true },
 );
+
+function explainWorkerSchema(error: unknown): never {
+  if (error instanceof Error && "code" in error && error.code === "42501")
+    throw new UserError("The worker's login may not make its schema here: run `npm run db:bootstrap` first.");
+  throw error;
+}
 
 /** A reset cannot drop a database in use: says who uses it, rather than fail halfway. */
 async function assertUnused(root: string, name: string) {

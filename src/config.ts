@@ -87,13 +87,22 @@ export const environmentWith = (replaced: Record<string, string>): NodeJS.Proces
 
 /** Names that are one or two letters away from a setting: almost surely meant to be it. */
 function misspelt(names: string[]): string[] {
-  const known = Object.keys(settings.shape).filter((name) => name.length >= 7);
+  const known = Object.keys(settings.shape);
   return names
     .filter((name) => !(name in settings.shape))
     .flatMap((name) => {
-      const meant = known.find((candidate) => distance(name, candidate) <= 2);
+      const meant = known.find((candidate) => isMisspelling(name, candidate));
       return meant ? [`${name} is not a setting (did you mean ${meant}?)`] : [];
     });
+}
+
+/** Short names have too many neighbours, such as HOME and POST: only swapped letters, or one too many, count there. */
+function isMisspelling(name: string, setting: string): boolean {
+  if (setting.length > 6) return distance(name, setting) <= 2;
+  const letters = (text: string) => [...text].sort().join("");
+  return (
+    letters(name) === letters(setting) || (name.startsWith(setting) && name.length === setting.length + 1)
+  );
 }
 
 /** As Express's "trust proxy" takes them. */

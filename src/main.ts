@@ -6,7 +6,7 @@ import { makeTokenService } from "./auth/tokens.ts";
 import { type Config, loadConfig, UserError } from "./config.ts";
 import { keyRingOf } from "./crypto/keyRing.ts";
 import { openDatabase } from "./db/database.ts";
-import { migrate, watchCurrent } from "./db/migrate.ts";
+import { assertMigrated, migrate, watchCurrent } from "./db/migrate.ts";
 import { makePool } from "./db/pools.ts";
 import { holdDataDir } from "./embedded/dataDirLock.ts";
 import { listen, stopListening } from "./listen.ts";
@@ -53,14 +53,16 @@ async function main(
   });
   if (part !== "worker") await listen(server, config);
 
+  const secrets = await loadSecrets(dataDir, { create: mayCreateSecrets(config) });
+  const keyRing = keyRingOf(config.ENCRYPTION_KEYS, secrets.encryptionKeys);
+
   const database = await openDatabase(config, { purpose, say });
   onStop(() => database.close());
   signal.throwIfAborted();
   const { urls } = database;
 
-  const secrets = await loadSecrets(dataDir, { create: mayCreateSecrets(config) });
-  const keyRing = keyRingOf(config.ENCRYPTION_KEYS, secrets.encryptionKeys);
   if (whole) await migrate(urls);
+  else await assertMigrated(urls.owner);
   signal.throwIfAborted();
   if (part === "dev") await watchCurrent(urls.owner);
 

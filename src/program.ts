@@ -46,6 +46,8 @@ export async function runProgram(main: Main, options: { once?: boolean } = {}): 
     asked ||= Date.now();
     void stop(0);
   };
+  // As of `npm run db:check | head`.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
   process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
   const onStop = (next: Stop) => {
     stops.push(next);
@@ -59,7 +61,16 @@ export async function runProgram(main: Main, options: { once?: boolean } = {}): 
   } catch (error) {
     started = Promise.resolve();
     if (stopping) return;
-    console.error(error instanceof UserError ? error.message : error);
+    console.error(explain(error));
     await stop(1);
   }
+}
+
+/** A sentence where a person can mend it; else everything there is to know. */
+function explain(error: unknown): unknown {
+  if (error instanceof UserError) return error.message;
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  if (code === "53100" || code === "ENOSPC")
+    return "The disk is full. Make room, then start again: nothing that was finished is lost.";
+  return error;
 }

@@ -1,4 +1,4 @@
-import { generateKeyPairSync, randomBytes } from "node:crypto";
+import { createPrivateKey, generateKeyPairSync, randomBytes } from "node:crypto";
 import { chmod, link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -9,9 +9,9 @@ const secrets = z.object({
   authenticatorPassword: z.string(),
   workerPassword: z.string(),
   /** Signing keys of access tokens: P-256 private keys, PEM. The first signs, all verify. */
-  tokenKeys: z.array(z.object({ kid: z.string(), privateKey: z.string() })).min(1),
+  tokenKeys: z.array(z.object({ kid: z.string(), privateKey: z.string().refine(isPrivateKey) })).min(1),
   /** Key-encryption keys, 32 bytes, base64. The first wraps, all unwrap. */
-  encryptionKeys: z.array(z.object({ id: z.string(), key: z.string() })).min(1),
+  encryptionKeys: z.array(z.object({ id: z.string(), key: z.base64().length(44) })).min(1),
 });
 export type Secrets = z.output<typeof secrets>;
 
@@ -65,6 +65,14 @@ function generate(): Secrets {
     tokenKeys: [{ kid: id(), privateKey: privateKey.export({ type: "pkcs8", format: "pem" }).toString() }],
     encryptionKeys: [{ id: id(), key: randomBytes(32).toString("base64") }],
   };
+}
+
+function isPrivateKey(pem: string): boolean {
+  try {
+    return createPrivateKey(pem).asymmetricKeyType === "ec";
+  } catch {
+    return false;
+  }
 }
 
 function parseJson(text: string): unknown {

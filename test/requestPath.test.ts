@@ -182,3 +182,31 @@ it("suggests names only where introspection is on", async () => {
     await production.close();
   }
 });
+
+it.each([
+  [
+    "a thousand aliases",
+    `{ ${Array.from({ length: 1000 }, (_, i) => `a${i}: users { totalCount }`).join(" ")} }`,
+  ],
+  [
+    "aliases in fragments",
+    `{ ...f ...f } fragment f on Query { ${Array.from({ length: 20 }, (_, i) => `a${i}: __typename`).join(" ")} }`,
+  ],
+  ["fifteen levels", `{ tenants ${"{ nodes { users ".repeat(7)} { nodes { id } } ${"} }".repeat(7)} }`],
+  ["fragments in a circle", "{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }"],
+  ["thousands of tokens", `{ __typename ${"@skip(if: false) ".repeat(2000)} }`],
+])("refuses a document with %s at once, without a token", async (_case, document) => {
+  const { status, errors } = await api.query(document);
+  expect(status).toBe(400);
+  expect(errors).toHaveLength(1);
+  expect(errors?.[0].extensions.code).toBe("QUERY_TOO_EXPENSIVE");
+});
+
+it("takes null for a filter as no filter", async () => {
+  const { data, errors } = await api.query(
+    "query ($filter: UserFilter, $email: String) { a: users(filter: $filter) { totalCount } b: users(filter: { email: { equalTo: $email } }) { totalCount } }",
+    { token: admin, variables: { filter: null, email: null } },
+  );
+  expect(errors).toBeUndefined();
+  expect(data).toEqual({ a: { totalCount: 3 }, b: { totalCount: 3 } });
+});

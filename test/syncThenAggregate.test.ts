@@ -116,6 +116,16 @@ const expected = () => ({
 });
 const tally = async () => Object.fromEntries((await events()).map((row) => [row.event_type, row.count]));
 
+/** Of this integration, that wait or run. */
+const jobs = async () => {
+  const { rows } = await database.owner.query(
+    `select attempts, extract(epoch from run_at - now())::integer as wait from graphile_worker.jobs
+      where key = $1 and attempts < max_attempts`,
+    [`sync:${acme.integrationId}`],
+  );
+  return rows;
+};
+
 it("pulls every page once; a second sync adds nothing; the audit log tells both", async () => {
   await simulate();
   await work();
@@ -237,6 +247,44 @@ it("stops for good, with a sentence, when the provider refuses the credentials",
     `sync:${acme.integrationId}`,
   ]);
   expect(rows).toEqual([]);
+});
+
+it("waits as long as the provider asks, and spends no attempt on it", async () => {
+  await simulate({ faults: { kind: "rateLimited", retryAfter: 1800, times: 100 } });
+  await work();
+  await requestSync();
+  const paused = await until(jobs, ([job]) => job !== undefined && job.wait > 60);
+  expect(paused).toEqual([{ attempts: 0, wait: expect.any(Number) }]);
+  expect(paused[0].wait).toBeGreaterThan(1700);
+  expect(paused[0].wait).toBeLessThan(1900);
+  expect((await integration()).sync_status).toBe("queued");
+});
+
+it("hands the rest on when its worker is stopped, and goes on at once with the next", async () => {
+  await simulate({ latencyMs: 100, orders: 1500 });
+  await work();
+  await requestSync();
+  await until(tally, ({ order = 0 }) => order >= 200);
+  await worker?.stop();
+  expect((await tally()).order).toBeLessThan(1500);
+  expect(await jobs()).toEqual([{ attempts: 0, wait: expect.any(Number) }]);
+  expect((await integration()).sync_status).toBe("queued");
+  await work();
+  expect(await ended(20_000)).toMatchObject({ sync_status: "succeeded" });
+  expect(await tally()).toEqual(expected());
+});
+
+it.each([
+  ["an integration that was disabled", "update integrations set status = 'DISABLED' where tenant_id = $1"],
+  ["a tenant that was suspended", "update tenants set status = 'SUSPENDED' where id = $1"],
+])("pulls nothing for %s since the sync was requested", async (_case, statement) => {
+  await simulate();
+  await requestSync();
+  await database.owner.query(statement, [acme.id]);
+  await work();
+  await until(jobs, (waiting) => waiting.length === 0);
+  expect(await tally()).toEqual({});
+  expect(simulator.requests).toEqual([]);
 });
 
 it("starts the integrations that are due, and no others", async () => {

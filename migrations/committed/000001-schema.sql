@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:3c70cc3e6f12f1c697e2d9676cee28d696d04358
+--! Hash: sha1:823fa12fa505451bab3b8ee4a8fb88e7d192957c
 --! Message: schema
 
 --! split: 010-schemas.sql
@@ -916,6 +916,12 @@ begin
     select from app_private.sync_runs r
      where r.tenant_id = p_tenant_id and r.integration_id = p_integration_id
        and r.finished_at is null and r.lease_expires_at > now()
+  ) then
+    return;
+  end if;
+  -- A worker has the job already, and is about to take the lease.
+  if exists (
+    select from graphile_worker.jobs j where j.key = 'sync:' || p_integration_id and j.locked_at > now() - interval '1 minute'
   ) then
     return;
   end if;

@@ -1,8 +1,11 @@
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
 import { Logger } from "@graphile/logger";
 import { migrate as runMigrations, watch } from "graphile-migrate";
 import { clearAllPools } from "graphile-migrate/dist/pgReal.js";
 import { runMigrations as runWorkerMigrations, Logger as WorkerLogger } from "graphile-worker";
 import type pg from "pg";
+import { UserError } from "../config.ts";
 import { paths } from "../paths.ts";
 import { connectionString, withClient } from "./pools.ts";
 
@@ -41,6 +44,24 @@ export const installWorkerSchema = (workerUrl: string) =>
     connectionString: connectionString(workerUrl),
     preset: { worker: { logger: workerLogger } },
   });
+
+/** The parts that run by themselves do not migrate: of several, one would find the other's half-done. */
+export async function assertMigrated(ownerUrl: string): Promise<void> {
+  const committed = (await readdir(join(paths.migrations, "committed"))).filter((name) =>
+    name.endsWith(".sql"),
+  );
+  const applied = await withClient(ownerUrl, async (client) => {
+    const { rows } = await client.query(
+      "select to_regclass('graphile_migrate.migrations') is not null as present",
+    );
+    if (!rows[0]?.present) return 0;
+    return (await client.query("select from graphile_migrate.migrations")).rowCount ?? 0;
+  });
+  if (applied < committed.length)
+    throw new UserError(
+      `The database lacks ${committed.length - applied} of ${committed.length} migrations: run \`npm run db -- migrate\` first.`,
+    );
+}
 
 const currentSettings = (ownerUrl: string) => ({
   connectionString: connectionString(ownerUrl),

@@ -51,6 +51,9 @@ const bySqlState: Record<string, { code: ErrorCode; message?: string }> = {
   "22008": { code: "INVALID_INPUT", message: "A date or time is out of range." },
   "22021": { code: "INVALID_INPUT", message: "A text has a character that cannot be stored." },
   "22P05": { code: "INVALID_INPUT", message: "A text has a character that cannot be stored." },
+  "22025": { code: "INVALID_INPUT", message: "A pattern ends in its escape character." },
+  "2201X": { code: "INVALID_INPUT", message: "An offset must not be negative." },
+  "2201W": { code: "INVALID_INPUT", message: "A limit must not be negative." },
   "22001": { code: "INVALID_INPUT", message: "A text is too long." },
   "22023": { code: "INVALID_INPUT", message: "A value is not permitted here." },
   "23502": { code: "INVALID_INPUT", message: "A required value is missing." },
@@ -65,6 +68,7 @@ const bySqlState: Record<string, { code: ErrorCode; message?: string }> = {
   "55P03": { code: "CONFLICT", message: "Somebody else is changing this. Try again." },
   "57014": { code: "TIMEOUT", message: "This took longer than your role permits. Ask for less." },
   "25P04": { code: "TIMEOUT", message: "This took longer than your role permits. Ask for less." },
+  "53100": { code: "UNAVAILABLE", message: "The database has no room left." },
   "53300": { code: "UNAVAILABLE", message: "The database has no connection free. Try again in a moment." },
   "57P01": { code: "UNAVAILABLE", message: "The database is restarting. Try again in a moment." },
   "57P02": { code: "UNAVAILABLE", message: "The database is restarting. Try again in a moment." },
@@ -117,6 +121,10 @@ export function makeMaskError(log: Logger) {
     // @dataplan/pg's delete has no code of its own for this.
     if (/^No values were deleted in collection/.test(cause.message))
       return answer(NO_SUCH_ROW, { code: "NOT_FOUND" });
+    if (/^Grafast refuses to continue processing at planning depth/.test(cause.message))
+      return answer("This is nested too deeply.", { code: "QUERY_TOO_EXPENSIVE" });
+    if (/^No subscription type/.test(cause.message))
+      return answer("There are no subscriptions.", { code: "INVALID_INPUT" });
     if (/^(Execution|Planning) timeout/i.test(cause.message))
       return answer("This took too long. Ask for less.", { code: "TIMEOUT" });
 

@@ -73,7 +73,7 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
     schema: {
       dontSwallowErrors: true,
       connectionFilterRelations: true,
-      connectionFilterAllowNullInput: false,
+      connectionFilterAllowNullInput: true,
       connectionFilterAllowEmptyObjectInput: true,
       defaultBehavior:
         "-aggregates -resource:aggregates -groupedAggregates -resource:groupedAggregates -aggregates:filterBy -aggregates:orderBy -resource:relatedAggregates:orderBy",

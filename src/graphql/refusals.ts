@@ -1,4 +1,6 @@
+import { isSafeError } from "postgraphile/grafast";
 import { z } from "zod";
+import { assertWithinLimits } from "./documentLimits.ts";
 
 const refused = z.strictObject({
   errors: z.array(
@@ -23,13 +25,19 @@ export const makeRefusalsPlugin = (options: { introspection: boolean }): Graphil
   description: "Gives a code and a status to requests that are refused before they run",
   grafserv: {
     middleware: {
+      processGraphQLRequestBody(next, event) {
+        const { query } = event.body;
+        if (typeof query === "string") assertWithinLimits(query);
+        return next();
+      },
       async processRequest(next) {
         const result = await next();
         if (result?.type === "error") {
           const { error, statusCode, headers } = result;
           // Only these were written for the client.
           if (statusCode >= 500) return result;
-          const json = { errors: [{ message: error.message, extensions: { code: "INVALID_INPUT" } }] };
+          const code = isSafeError(error) ? (error.extensions?.code ?? "INVALID_INPUT") : "INVALID_INPUT";
+          const json = { errors: [{ message: error.message, extensions: { code: String(code) } }] };
           return {
             type: "json",
             statusCode,

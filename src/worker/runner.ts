@@ -8,7 +8,7 @@ const HEARTBEAT_MS = 5_000;
 
 export type Worker = { stop(): Promise<void> };
 
-/** Runs jobs and schedules until it is stopped, which lets running jobs end (five seconds) or hands them on. */
+/** Runs jobs and schedules until it is stopped, which lets running jobs end within a second or hand the rest on. */
 export async function startWorker(
   options: Omit<TaskServices, "pool"> & { workerPool: pg.Pool; concurrency: number; log: Logger },
 ): Promise<Worker> {
@@ -42,7 +42,7 @@ export async function startWorker(
       worker: {
         concurrentJobs: concurrency,
         pollInterval: 1_000,
-        gracefulShutdownAbortTimeout: 5_000,
+        gracefulShutdownAbortTimeout: 1_000,
         logger: new WorkerLogger(() => (level, message, meta) => {
           if (level === "error") log.error({ meta }, message);
           else if (level === "warning") log.warn(message);
