@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import type { Task } from "graphile-worker";
+import type { JobHelpers, Task } from "graphile-worker";
 import { z } from "zod";
 import { unseal } from "../src/crypto/keyRing.ts";
 import { withTenant } from "../src/worker/withTenant.ts";
@@ -64,8 +64,12 @@ export const syncIntegration =
       }
       await inTenant("select app_hidden.finish_sync($1, $2, $3)", []);
     } catch (error) {
-      // Another run goes on in this one's stead, or nobody shall.
-      if (isRefusal(error)) return log.info({ integrationId, reason: error.message }, "sync gave way");
+      if (isRefusal(error)) {
+        log.info({ integrationId, reason: error.message }, "sync gave way");
+        // A run that may have died: looks again when its lease is over. Otherwise superseded, or disabled.
+        if (error.detail === "under way") await lookAgain(helpers, integrationId);
+        return;
+      }
       if (signal.aborted) return void (await pause(0));
       if (error instanceof ProviderError && error.kind === "throttled")
         return void (await pause(Math.min((error.retryAfterMs ?? 60_000) / 1000, MAX_PATIENCE_SECONDS)));
@@ -113,9 +117,16 @@ const isPermanent = (error: unknown) =>
   error instanceof z.ZodError ||
   (error instanceof ProviderError && (error.kind === "reauth" || error.kind === "permanent"));
 
-/** Superseded, under way elsewhere, or disabled: the database refuses this run. */
-const isRefusal = (error: unknown): error is Error =>
-  error instanceof Error && "code" in error && error.code === "EA409";
+/** Under way elsewhere, superseded, or disabled: the database refuses this run. */
+const isRefusal = (error: unknown): error is Error & { detail: unknown } =>
+  error instanceof Error && "code" in error && error.code === "EA409" && "detail" in error;
+
+const lookAgain = (helpers: JobHelpers, integrationId: string) =>
+  helpers.addJob(
+    TASK,
+    { integrationId },
+    { jobKey: `sync:${integrationId}`, runAt: new Date(Date.now() + 10_000), maxAttempts: 5 },
+  );
 
 function openCredentials({ keyRing }: TaskServices, sync: Run, { tenantId, integrationId }: Place): unknown {
   const { ciphertext, credential_version, key_version, kek_id, wrapped_key } = sync;

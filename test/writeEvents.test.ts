@@ -169,25 +169,41 @@ describe("partitions", () => {
       months.map(() => "partitions.analytics_events_default"),
     );
     let writing = true;
-    const writer = (async () => {
+    const writer = async (name: string) => {
       let written = 0;
-      while (writing)
-        await write({
-          ...order,
-          sourceId: `w${written++}`,
-          timestamp: `2019-01-${10 + (written % 10)}T00:00:00Z`,
-        });
+      while (writing) {
+        const month = 1 + (written % 12);
+        const timestamp = `2018-${String(month).padStart(2, "0")}-15T00:00:00Z`;
+        await write({ ...order, sourceId: `${name}${written++}`, timestamp });
+      }
       return written;
-    })();
+    };
+    const writers = Promise.all(["a", "b", "c", "d"].map(writer));
+    await makePartitions(database.worker);
     await makePartitions(database.worker);
     writing = false;
-    const written = await writer;
+    const written = (await writers).reduce((sum, count) => sum + count, 0);
     await makePartitions(database.worker);
     const rows = await stored();
     expect(rows).toHaveLength(3 + written);
     expect(rows.every((row) => row.found && row.partition !== "partitions.analytics_events_default")).toBe(
       true,
     );
+  });
+
+  it("make a writer wait while its month is made, and take its event then", async () => {
+    const maker = await database.owner.connect();
+    await maker.query("begin");
+    await maker.query("select app_private.make_partition('analytics_events', '2017-05-01')");
+    const writing = write({ ...order, timestamp: "2017-05-15T00:00:00Z" });
+    await until(
+      () => database.owner.query("select from pg_locks where not granted"),
+      ({ rowCount }) => (rowCount ?? 0) > 0,
+    );
+    await maker.query("commit");
+    maker.release();
+    expect(await writing).toEqual(["accepted"]);
+    expect((await stored()).map((row) => row.partition)).toEqual(["partitions.analytics_events_201705"]);
   });
 
   it("are not made for months that are centuries away: such events stay where they are", async () => {

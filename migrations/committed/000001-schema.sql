@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:823fa12fa505451bab3b8ee4a8fb88e7d192957c
+--! Hash: sha1:05b2d9aa9b1440ce96d196d51f25d9c27d38a715
 --! Message: schema
 
 --! split: 010-schemas.sql
@@ -873,7 +873,8 @@ revoke execute on function
 from public;
 --! EndIncluded functions/write_events.sql
 --! Included functions/sync.sql
--- A sync: requested, begun under a fencing token, saved page by page, finished. Each function takes the tenant and
+-- A sync: requested, begun under a fencing token, saved page by page, finished. A dead worker's lease (20 s) is over
+-- before its job is freed (30 s after its last heartbeat). Each function takes the tenant and
 -- refuses another than the transaction's, since as a definer it sees all of them.
 
 create or replace function app_hidden.assert_tenant(p_tenant_id uuid) returns void
@@ -1009,7 +1010,7 @@ begin
   perform app_hidden.assert_tenant(p_tenant_id);
   perform app_private.assert_may_sync(p_tenant_id, p_integration_id);
   insert into app_private.sync_runs as r (tenant_id, integration_id, run_id, lease_expires_at)
-  values (p_tenant_id, p_integration_id, p_run_id, now() + interval '30 seconds')
+  values (p_tenant_id, p_integration_id, p_run_id, now() + interval '20 seconds')
   on conflict (tenant_id, integration_id) do update
      set run_id = excluded.run_id, started_at = now(), lease_expires_at = excluded.lease_expires_at, finished_at = null,
          pages = 0, events_accepted = 0, events_updated = 0, events_duplicate = 0
@@ -1034,7 +1035,7 @@ begin
 end
 $$;
 comment on function app_hidden.begin_sync(uuid, uuid, uuid) is
-  'Takes the lease (30 s, renewed by each page) for a run and returns what it needs. EA409 while another run holds it.';
+  'Takes the lease (20 s, renewed by each page) for a run and returns what it needs. EA409 while another run holds it.';
 
 create or replace function app_hidden.save_sync_page(
   p_tenant_id uuid, p_integration_id uuid, p_run_id uuid,
@@ -1070,7 +1071,7 @@ begin
   on conflict (tenant_id, integration_id, stream) do update set checkpoint = excluded.checkpoint, updated_at = now();
 
   update app_private.sync_runs r
-     set lease_expires_at = clock_timestamp() + interval '30 seconds',
+     set lease_expires_at = clock_timestamp() + interval '20 seconds',
          pages = r.pages + 1,
          events_accepted = r.events_accepted + accepted,
          events_updated = r.events_updated + updated,
@@ -1452,7 +1453,9 @@ begin
     join pg_attribute a on a.attrelid = p.partrelid and a.attnum = p.partattrs[0]
    where p.partrelid = format('public.%I', p_table)::regclass;
 
-  -- Attaching needs this lock anyway; taken first, no row can arrive between the move and the attachment.
+  -- A writer that had chosen the default partition when the new one is attached would fail (23514): writers wait here,
+  -- before they choose, for as long as the move takes; readers do not. Attaching needs the second lock anyway.
+  execute format('lock table public.%I in share row exclusive mode', p_table);
   execute format('lock table partitions.%I in access exclusive mode', p_table || '_default');
   execute format('create table partitions.%I (like public.%I including all)', v_name, p_table);
   execute format('alter table partitions.%I enable row level security, force row level security', v_name);

@@ -7,7 +7,7 @@ import type { EventInput } from "../../tasks/connectors/connector.ts";
 import { DEMO_ACCESS_TOKEN, type DemoTenant, demoPassword, demoTenants } from "./catalogue.ts";
 import { demoEvents } from "./events.ts";
 
-const BATCH = 2_000;
+const BATCH = 5_000;
 const WRITERS = 3;
 
 /** (Re)creates the demo data: what is there already stays as it is. */
