@@ -6,7 +6,7 @@ import { sql } from "postgraphile/pg-sql2";
 export const TenantPredicatePlugin: GraphileConfig.Plugin = {
   name: "TenantPredicatePlugin",
   version: "1.0.0",
-  description: "Adds `tenant_id = $n` to every generated query of a tenant's table",
+  description: "Adds `tenant_id = $n` to every generated select of a tenant's table",
   gather: {
     hooks: {
       pgTables_PgResourceOptions(_info, event) {
