@@ -1,11 +1,11 @@
 import { ConnectionStep, constant, lambda } from "postgraphile/grafast";
 import { ApiError } from "../src/graphql/errors.ts";
 
-export const DEFAULT_PAGE = 50;
-export const MAX_PAGE = 1_000;
+const DEFAULT_PAGE = 50;
+const MAX_PAGE = 1_000;
 
 /** `first`, or the default unless `last` is given. Refuses more than the maximum rather than cutting it silently. */
-export function pageSize([first, last]: readonly [unknown, unknown]): number | null {
+function pageSize([first, last]: readonly [unknown, unknown]): number | null {
   for (const [name, size] of Object.entries({ first, last }))
     if (typeof size === "number" && (size > MAX_PAGE || size < 0))
       throw new ApiError(

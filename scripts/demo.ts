@@ -1,3 +1,4 @@
+import type pg from "pg";
 import { pino } from "pino";
 import { UserError } from "../src/config.ts";
 import type { KeyRing } from "../src/crypto/keyRing.ts";
@@ -15,7 +16,11 @@ export async function startDemo(options: {
   say: (sentence: string) => void;
   signal: AbortSignal;
 }): Promise<{ simulatorUrl: string; close(): Promise<void> }> {
-  await seedOnce(options.ownerUrl, options.keyRing, options.say, options.signal);
+  await withPool(options.ownerUrl, async (pool) => {
+    const state = await demoState(pool);
+    if (state === "absent" || state === "partial")
+      await seedDemo(pool, options.keyRing, options.say, options.signal);
+  });
   const simulator = await startSquareSimulator({
     port: await freePort(options.simulatorPort, options.simulatorPort + 100),
     accessToken: DEMO_ACCESS_TOKEN,
@@ -24,34 +29,24 @@ export async function startDemo(options: {
   return { simulatorUrl: simulator.url, close: () => simulator.close() };
 }
 
-async function seedOnce(
-  ownerUrl: string,
-  keyRing: KeyRing,
-  say: (sentence: string) => void,
-  signal: AbortSignal,
-) {
-  const pool = makePool(ownerUrl, { name: "demo", max: 4, log: pino({ level: "warn" }) });
-  try {
-    const state = await demoState(pool);
-    if (state === "absent" || state === "partial") await seedDemo(pool, keyRing, say, signal);
-  } finally {
-    await pool.end();
-  }
-}
-
 /** `npm run demo:seed`: also into a server that is not ours, but never beside other tenants' data. */
-export async function reseedDemo(
+export const reseedDemo = (
   ownerUrl: string,
   keyRing: KeyRing,
   say: (sentence: string) => void,
-): Promise<void> {
-  const pool = makePool(ownerUrl, { name: "demo", max: 4, log: pino({ level: "warn" }) });
-  try {
+): Promise<void> =>
+  withPool(ownerUrl, async (pool) => {
     if ((await demoState(pool)) === "foreign")
       throw new UserError(
         "This database holds tenants that are not the demo's. The demo data goes only where it is alone.",
       );
     await seedDemo(pool, keyRing, say);
+  });
+
+async function withPool(ownerUrl: string, work: (pool: pg.Pool) => Promise<void>): Promise<void> {
+  const pool = makePool(ownerUrl, { name: "demo", max: 4, log: pino({ level: "warn" }) });
+  try {
+    await work(pool);
   } finally {
     await pool.end();
   }

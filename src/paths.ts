@@ -7,5 +7,4 @@ export const paths = {
   root: at("."),
   migrations: at("migrations"),
   rolesSql: at("scripts/roles.sql"),
-  schemaGraphql: at("schema.graphql"),
 };

@@ -3,6 +3,7 @@ import { withClient } from "../src/db/pools.ts";
 import { withTenant } from "../src/worker/withTenant.ts";
 import { startApi, type TestApi } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+import { refusal } from "./support/refusal.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
 
 let database: TestDatabase;
@@ -28,12 +29,6 @@ const log = async (resourceId: string, action?: string) => {
   );
   return rows;
 };
-const refusal = (promise: Promise<unknown>) =>
-  promise.then(
-    () => "no error",
-    (error: { code: string }) => error.code,
-  );
-
 it("records a mutation with its actor, address, request and the changed keys alone", async () => {
   const { errors, headers } = await api.query(
     `mutation ($id: UUID!) { updateUser(input: { id: $id, patch: { firstName: "Uma", status: SUSPENDED } }) { user { id } } }`,

@@ -3,6 +3,7 @@ import type { Claims } from "../src/auth/tokens.ts";
 import { startApi, type TestApi } from "./support/api.ts";
 import { asRequest, claimsFor } from "./support/asRequest.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+import { refusal } from "./support/refusal.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
 
 let database: TestDatabase;
@@ -33,12 +34,6 @@ const countOf = async (table: string, tenant: TestTenant) => {
 };
 const sql = (role: keyof typeof claims, text: string, values: unknown[] = []) =>
   asRequest(database.authenticator, claims[role], (client) => client.query(text, values));
-const refusal = (promise: Promise<unknown>) =>
-  promise.then(
-    () => "no error",
-    (error: { code: string }) => error.code,
-  );
-
 describe("in SQL, as erp_authenticator", () => {
   it.each(tables)("the login itself reads nothing of %s", async (table) => {
     expect(await countOf(table, acme)).toBeGreaterThan(0);

@@ -11,7 +11,7 @@ const claims = z.object({
 /** Who a request says it is. PostgreSQL checks it against the tables on every request. */
 export type Claims = z.output<typeof claims>;
 
-export const ACCESS_TOKEN_MINUTES = 15;
+const ACCESS_TOKEN_MINUTES = 15;
 
 export type TokenService = {
   sign(claims: Claims): { token: string; expiresAt: Date };

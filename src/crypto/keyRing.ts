@@ -58,7 +58,7 @@ export const keyRingOf = (
 ): KeyRing => makeKeyRing(setting ? parseEncryptionKeys(setting) : own);
 
 /** `ENCRYPTION_KEYS`: `id:base64` pairs, separated by commas. */
-export function parseEncryptionKeys(text: string): { id: string; key: string }[] {
+function parseEncryptionKeys(text: string): { id: string; key: string }[] {
   return text.split(",").map((pair) => {
     const [, id, key] = /^\s*([\w-]+):([A-Za-z0-9+/=]+)\s*$/.exec(pair) ?? [];
     if (!id || !key)
