@@ -1,4 +1,4 @@
-import { generateKeyPairSync } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import autocannon from "autocannon";
@@ -8,7 +8,9 @@ import { pino } from "pino";
 import { makeMigratedDatabase, startTemporaryCluster } from "../scripts/support/temporaryCluster.ts";
 import { createApp } from "../src/app.ts";
 import { authenticate, beginRequest, identityOf } from "../src/auth/requests.ts";
+import { generateTokenKey, tokenKeysOf } from "../src/auth/tokenKeys.ts";
 import { makeTokenService } from "../src/auth/tokens.ts";
+import { makeKeyRing } from "../src/crypto/keyRing.ts";
 import { makePool, withTransaction } from "../src/db/pools.ts";
 
 /*
@@ -42,14 +44,11 @@ try {
   };
   const owner = pool(urls.owner);
   const claims = await fill(owner);
-  const privateKey = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey.export({
-    type: "pkcs8",
-    format: "pem",
-  });
-  const tokens = makeTokenService([{ kid: "bench", privateKey: privateKey.toString() }], {
-    issuer: "erp-analytics",
-    audience: "erp-analytics",
-  });
+  const key = generateTokenKey();
+  const tokens = makeTokenService(
+    tokenKeysOf(() => [key]),
+    { issuer: "erp-analytics", audience: "erp-analytics" },
+  );
   const token = tokens.sign(claims).token;
 
   const config = {
@@ -58,11 +57,18 @@ try {
     TRUST_PROXY: [],
     GRAPHQL_INTROSPECTION: undefined,
   };
-  const app = await createApp({ config, authenticatorPool: pool(urls.authenticator, true), tokens, log });
+  const keyRing = makeKeyRing([{ id: "bench", key: randomBytes(32).toString("base64") }]);
+  const app = await createApp({
+    config,
+    authenticatorPool: pool(urls.authenticator, true),
+    tokens,
+    keyRing,
+    log,
+  });
   const byHand = (live: boolean) => {
     const authenticator = pool(urls.authenticator);
     return express()
-      .use(authenticate(tokens))
+      .use(authenticate(tokens, "live"))
       .get("/", async (request, response) => {
         const events = await withTransaction(authenticator, async (client) => {
           const { claims: asked } = identityOf(request);
@@ -147,8 +153,8 @@ async function fill(owner: pg.Pool) {
   );
   await owner.query("analyze");
   const { rows } = await owner.query(
-    `insert into app_private.sessions (tenant_id, user_id, refresh_token_hash, expires_at)
-     select tenant_id, id, sha256(id::text::bytea), now() + interval '1 day' from users limit 1
+    `insert into sessions (tenant_id, user_id, expires_at)
+     select tenant_id, id, now() + interval '1 day' from users limit 1
      returning tenant_id, user_id as sub, id as sid`,
   );
   return { ...rows[0], role: "VIEWER" as const };

@@ -1,10 +1,13 @@
 import type { ApiOptions } from "../src/graphql/preset.ts";
+import { AccountsPlugin } from "./accounts.ts";
+import { ApiKeysPlugin } from "./apiKeys.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
 import { PlainNamesPlugin } from "./plainNames.ts";
 import { SignInPlugin } from "./signIn.ts";
 import { smartTags } from "./smartTags.ts";
 import { TenantPredicatePlugin } from "./tenantPredicate.ts";
+import { VisitsPlugin } from "./visits.ts";
 
 /** The plugins, each with the reason why SQL could not do it. */
 export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileConfig.Plugin[] => [
@@ -14,6 +17,12 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   PlainNamesPlugin,
   // PostgreSQL has no argon2 and signs no tokens.
   SignInPlugin,
+  // Nor must it see passwords and the tokens of links.
+  AccountsPlugin,
+  // Nor the secrets of API keys.
+  ApiKeysPlugin,
+  // Signs the tokens of an operator's visit.
+  VisitsPlugin,
   // Row security cannot limit how many rows are asked for.
   PageSizePlugin,
   // To PostgreSQL a statement that changes no row is no error.

@@ -31,18 +31,32 @@ begin
         )
       );
     end if;
-    -- Also of a role that was there: as a superuser it would ignore row security.
-    execute format(
-      'alter role %I with login %s nosuperuser nocreatedb nocreaterole noreplication nobypassrls',
-      v_login.name, v_login.inheritance
-    );
+    -- Also of a role that was there: as a superuser it would ignore row security. Only where something is to be changed:
+    -- of two who alter one role at the same time, the second fails.
+    if exists (
+      select from pg_catalog.pg_roles r
+       where r.rolname = v_login.name
+         and (not r.rolcanlogin or r.rolinherit <> (v_login.inheritance = 'inherit') or r.rolsuper or r.rolcreatedb
+              or r.rolcreaterole or r.rolreplication or r.rolbypassrls)
+    ) then
+      execute format(
+        'alter role %I with login %s nosuperuser nocreatedb nocreaterole noreplication nobypassrls',
+        v_login.name, v_login.inheritance
+      );
+    end if;
   end loop;
 
   foreach v_role in array array['api_anonymous', 'api_viewer', 'api_user', 'api_admin', 'api_super_admin', 'api_job'] loop
     if not exists (select from pg_catalog.pg_roles where rolname = v_role) then
       execute format('create role %I', v_role);
     end if;
-    execute format('alter role %I with nologin noinherit nosuperuser nocreatedb nocreaterole noreplication nobypassrls', v_role);
+    if exists (
+      select from pg_catalog.pg_roles r
+       where r.rolname = v_role
+         and (r.rolcanlogin or r.rolinherit or r.rolsuper or r.rolcreatedb or r.rolcreaterole or r.rolreplication or r.rolbypassrls)
+    ) then
+      execute format('alter role %I with nologin noinherit nosuperuser nocreatedb nocreaterole noreplication nobypassrls', v_role);
+    end if;
   end loop;
 end
 $$;

@@ -8,16 +8,20 @@ import { pinoHttp } from "pino-http";
 import { postgraphile } from "postgraphile";
 import { PgSubscriber } from "postgraphile/adaptors/pg";
 import { grafserv } from "postgraphile/grafserv/express/v4";
+import { makeAccountService } from "./auth/accounts.ts";
+import { makeLastUse } from "./auth/lastUse.ts";
 import { authenticate } from "./auth/requests.ts";
 import { makeSessionService } from "./auth/sessions.ts";
 import type { TokenService } from "./auth/tokens.ts";
 import type { Config } from "./config.ts";
+import type { KeyRing } from "./crypto/keyRing.ts";
 import { makePreset } from "./graphql/preset.ts";
 
 export type AppOptions = {
   config: Pick<Config, "NODE_ENV" | "CORS_ORIGINS" | "TRUST_PROXY" | "GRAPHQL_INTROSPECTION">;
   authenticatorPool: pg.Pool;
   tokens: TokenService;
+  keyRing: Pick<KeyRing, "derive">;
   log: Logger;
   /** Rebuild the API when a migration ran. */
   watch?: boolean;
@@ -27,14 +31,19 @@ export type App = { express: Express; close(): Promise<void> };
 
 /** The whole HTTP server, in the order in which a request meets it. */
 export async function createApp(options: AppOptions): Promise<App> {
-  const { config, authenticatorPool, tokens, log } = options;
+  const { config, authenticatorPool, tokens, keyRing, log } = options;
   const development = config.NODE_ENV !== "production";
   const subscriber = options.watch ? new PgSubscriber(authenticatorPool) : undefined;
-  const sessions = makeSessionService(authenticatorPool, tokens);
+  const sessions = makeSessionService(authenticatorPool, tokens, keyRing);
+  const accounts = makeAccountService(authenticatorPool, sessions);
+  const lastUse = makeLastUse(authenticatorPool, log);
+  const keyEnvironment = development ? "test" : "live";
   const api = postgraphile(
     makePreset({
       authenticatorPool,
-      sessions,
+      auth: { sessions, accounts },
+      lastUse,
+      keyEnvironment,
       log,
       development,
       introspection: config.GRAPHQL_INTROSPECTION ?? development,
@@ -87,8 +96,12 @@ export async function createApp(options: AppOptions): Promise<App> {
     ),
   );
   app.use(cors({ origin: config.CORS_ORIGINS, exposedHeaders: ["x-request-id"], maxAge: 600 }));
+  // Whoever verifies our tokens elsewhere: the keys, and the ones that will sign soon.
+  app.get("/.well-known/jwks.json", (_request, response) => {
+    response.set("cache-control", "public, max-age=300").json(tokens.jwks());
+  });
   // 4. Who asks?
-  app.use(authenticate(tokens));
+  app.use(authenticate(tokens, keyEnvironment));
   // 5. The API.
   await graphql.addTo(app, null, false);
   app.get("/", (_request, response) => void response.redirect(development ? "/graphiql" : "/healthz"));
@@ -110,6 +123,7 @@ export async function createApp(options: AppOptions): Promise<App> {
   return {
     express: app,
     async close() {
+      await lastUse.close();
       await api.release();
       subscriber?.release();
     },

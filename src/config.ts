@@ -41,6 +41,20 @@ const settings = z.object({
   CORS_ORIGINS: list.default([]),
   PUBLIC_URL: httpUrl.optional(),
   FRONTEND_URL: httpUrl.optional(),
+  SMTP_URL: z
+    .string()
+    .refine(
+      (text) => URL.canParse(text) && /^smtps?:$/.test(new URL(text).protocol),
+      "must be a URL such as smtps://user:password@mail.example:465",
+    )
+    .optional(),
+  MAIL_FROM: z
+    .string()
+    .regex(
+      /^(?:[^<>@"\r\n]+ <[^<>@\s]+@[^<>@\s]+>|[^<>@\s]+@[^<>@\s]+)$/,
+      "must be an address such as Acme <no-reply@acme.example>",
+    )
+    .optional(),
   TRUST_PROXY: list
     .refine((parts) => parts.every(isSubnet), "must list addresses or subnets of proxies")
     .default([]),

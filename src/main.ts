@@ -1,15 +1,17 @@
 import { createServer } from "node:http";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { pino } from "pino";
 import { createApp } from "./app.ts";
+import { ensureTokenKey, openTokenKeys } from "./auth/tokenKeys.ts";
 import { makeTokenService } from "./auth/tokens.ts";
 import { type Config, loadConfig, UserError } from "./config.ts";
 import { keyRingOf } from "./crypto/keyRing.ts";
 import { openDatabase } from "./db/database.ts";
 import { assertMigrated, migrate, watchCurrent } from "./db/migrate.ts";
-import { makePool } from "./db/pools.ts";
+import { makePool, withOwnerPool } from "./db/pools.ts";
 import { holdDataDir } from "./embedded/dataDirLock.ts";
 import { listen, stopListening } from "./listen.ts";
+import { makeMailTransport } from "./mail/transport.ts";
 import { runProgram } from "./program.ts";
 import { loadSecrets, mayCreateSecrets } from "./secrets.ts";
 import { startWorker } from "./worker/runner.ts";
@@ -85,21 +87,28 @@ async function main(
   if (part !== "worker") {
     const authenticatorPool = makePool(urls.authenticator, { name: "api", max: 20, log, pipeline: true });
     onStop(() => authenticatorPool.end());
+    await withOwnerPool(urls.owner, log, (owner) => ensureTokenKey(owner, keyRing));
+    const tokenKeys = await openTokenKeys({ pool: authenticatorPool, keyRing, log });
+    onStop(async () => tokenKeys.close());
     const issuer = config.PUBLIC_URL ?? "erp-analytics";
-    const tokens = makeTokenService(secrets.tokenKeys, { issuer, audience: "erp-analytics" });
-    const app = await createApp({ config, authenticatorPool, tokens, log, watch: part === "dev" });
+    const tokens = makeTokenService(tokenKeys, { issuer, audience: "erp-analytics" });
+    const app = await createApp({ config, authenticatorPool, tokens, keyRing, log, watch: part === "dev" });
     onStop(() => app.close());
     server.removeAllListeners("request").on("request", app.express);
   }
   if (part !== "api") {
     const workerPool = makePool(urls.worker, { name: "worker", max: config.JOB_CONCURRENCY + 4, log });
     onStop(() => workerPool.end());
+    const mail = makeMailTransport(config, { mailDir: join(dataDir, "mail"), log });
+    onStop(async () => mail.close());
     const worker = await startWorker({
       workerPool,
       concurrency: config.JOB_CONCURRENCY,
       log,
       keyRing,
       simulatorUrl,
+      mail,
+      frontendUrl: config.FRONTEND_URL,
     });
     onStop(() => worker.stop());
   }

@@ -1,4 +1,4 @@
-import { createPrivateKey, generateKeyPairSync, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { chmod, link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -8,14 +8,12 @@ const secrets = z.object({
   superuserPassword: z.string(),
   authenticatorPassword: z.string(),
   workerPassword: z.string(),
-  /** Signing keys of access tokens: P-256 private keys, PEM. The first signs, all verify. */
-  tokenKeys: z.array(z.object({ kid: z.string(), privateKey: z.string().refine(isPrivateKey) })).min(1),
   /** Key-encryption keys, 32 bytes, base64. The first wraps, all unwrap. */
   encryptionKeys: z.array(z.object({ id: z.string(), key: z.base64().length(44) })).min(1),
 });
 export type Secrets = z.output<typeof secrets>;
 
-/** In production, instances share their secrets: one that makes its own refuses the others' tokens. */
+/** In production, instances share their secrets: one that makes its own cannot read what the others sealed. */
 export const mayCreateSecrets = (config: Pick<Config, "NODE_ENV" | "DATABASE_URL">): boolean =>
   config.NODE_ENV !== "production" || config.DATABASE_URL === undefined;
 
@@ -55,24 +53,14 @@ async function create(file: string, dataDir: string) {
 }
 
 function generate(): Secrets {
-  const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const password = () => randomBytes(24).toString("base64url");
   const id = () => randomBytes(6).toString("base64url");
   return {
     superuserPassword: password(),
     authenticatorPassword: password(),
     workerPassword: password(),
-    tokenKeys: [{ kid: id(), privateKey: privateKey.export({ type: "pkcs8", format: "pem" }).toString() }],
     encryptionKeys: [{ id: id(), key: randomBytes(32).toString("base64") }],
   };
-}
-
-function isPrivateKey(pem: string): boolean {
-  try {
-    return createPrivateKey(pem).asymmetricKeyType === "ec";
-  } catch {
-    return false;
-  }
 }
 
 function parseJson(text: string): unknown {

@@ -2,7 +2,11 @@ import type { CronItem, TaskList } from "graphile-worker";
 import type pg from "pg";
 import type { Logger } from "pino";
 import type { KeyRing } from "../src/crypto/keyRing.ts";
+import type { MailTransport } from "../src/mail/transport.ts";
 import { maintainPartitions } from "./maintain_partitions.ts";
+import { purgeExpired } from "./purge_expired.ts";
+import { sendMail } from "./send_mail.ts";
+import { startPasswordReset } from "./start_password_reset.ts";
 import { syncDueIntegrations } from "./sync_due_integrations.ts";
 import { syncIntegration } from "./sync_integration.ts";
 
@@ -12,6 +16,9 @@ export type TaskServices = {
   keyRing: KeyRing;
   /** Where integrations with the environment "simulator" find their provider; undefined where none may. */
   simulatorUrl: string | undefined;
+  mail: MailTransport;
+  /** Where the links in mails lead. */
+  frontendUrl: string | undefined;
 };
 
 /** The name of a task is its file's name and the string in add_job. */
@@ -22,9 +29,16 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   sync_due_integrations: syncDueIntegrations(services),
   // Makes the months ahead.
   maintain_partitions: maintainPartitions(services),
+  // Enqueued by app_private.issue_token and send_notice.
+  send_mail: sendMail(services),
+  // Enqueued by app_hidden.request_password_reset.
+  start_password_reset: startPasswordReset(services),
+  // Deletes what has ended.
+  purge_expired: purgeExpired(services),
 });
 
 export const schedule: CronItem[] = [
   { task: "sync_due_integrations", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "maintain_partitions", match: "17 3 * * *", options: { backfillPeriod: 86_400_000 } },
+  { task: "purge_expired", match: "41 3 * * *", options: { backfillPeriod: 86_400_000 } },
 ];

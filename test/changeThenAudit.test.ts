@@ -31,7 +31,7 @@ const log = async (resourceId: string, action?: string) => {
 };
 it("records a mutation with its actor, address, request and the changed keys alone", async () => {
   const { errors, headers } = await api.query(
-    `mutation ($id: UUID!) { updateUser(input: { id: $id, patch: { firstName: "Uma", status: SUSPENDED } }) { user { id } } }`,
+    `mutation ($id: UUID!) { updateUser(input: { id: $id, patch: { firstName: "Uma", avatar: "https://example.com/uma.png" } }) { user { id } } }`,
     { token: admin, variables: { id: acme.users.user.id } },
   );
   expect(errors).toBeUndefined();
@@ -48,21 +48,21 @@ it("records a mutation with its actor, address, request and the changed keys alo
       request_id: headers.get("x-request-id"),
       session_id: expect.any(String),
       changes: {
-        before: { first_name: null, status: "ACTIVE" },
-        after: { first_name: "Uma", status: "SUSPENDED" },
+        before: { first_name: null, avatar: null },
+        after: { first_name: "Uma", avatar: "https://example.com/uma.png" },
       },
     }),
   ]);
 });
 
 it("records plain SQL with the login behind it", async () => {
-  await database.owner.query("update users set status = 'ACTIVE' where id = $1", [acme.users.user.id]);
+  await database.owner.query("update users set last_name = 'Reyes' where id = $1", [acme.users.user.id]);
   expect((await log(acme.users.user.id, "user.updated")).at(-1)).toMatchObject({
     actor_kind: "database",
     actor_id: null,
     actor_name: "erp_user",
     ip_address: "127.0.0.1",
-    changes: { before: { status: "SUSPENDED" }, after: { status: "ACTIVE" } },
+    changes: { before: { last_name: null }, after: { last_name: "Reyes" } },
   });
 });
 

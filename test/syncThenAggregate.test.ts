@@ -6,12 +6,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from "@jest/globals";
 import { generateDataKey, makeKeyRing, seal } from "../src/crypto/keyRing.ts";
-import { startWorker, type Worker } from "../src/worker/runner.ts";
+import type { Worker } from "../src/worker/runner.ts";
 import { startSquareSimulator } from "./simulators/square.ts";
 import { startApi, type TestApi } from "./support/api.ts";
-import { createTestDatabase, silent, type TestDatabase } from "./support/database.ts";
+import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
 import { until } from "./support/until.ts";
+import { startTestWorker } from "./support/worker.ts";
 
 const ACCESS_TOKEN = "simulator-token";
 const encryptionKey = { id: "test", key: randomBytes(32).toString("base64") };
@@ -80,13 +81,7 @@ const simulate = async (options: Partial<Parameters<typeof startSquareSimulator>
   });
 };
 const work = async () => {
-  worker = await startWorker({
-    workerPool: database.worker,
-    concurrency: 2,
-    log: silent,
-    keyRing,
-    simulatorUrl: simulator.url,
-  });
+  worker = await startTestWorker(database, { keyRing, simulatorUrl: simulator.url });
 };
 const SYNC = /* GraphQL */ `
   mutation ($id: UUID!) { syncIntegration(input: { integrationId: $id }) { integration { id syncStatus } } }

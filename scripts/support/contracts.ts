@@ -2,7 +2,7 @@ import { resolve } from "node:path";
 import { lexicographicSortSchema, printSchema } from "graphql";
 import { pino } from "pino";
 import { makeSchema } from "postgraphile";
-import type { SessionService } from "../../src/auth/sessions.ts";
+import { makeAccountService } from "../../src/auth/accounts.ts";
 import { describePrivileges } from "../../src/db/catalogue/describePrivileges.ts";
 import { describeSchema } from "../../src/db/catalogue/describeSchema.ts";
 import { makePool, withClient } from "../../src/db/pools.ts";
@@ -38,9 +38,11 @@ async function printApi(authenticatorUrl: string): Promise<string> {
   const log = pino({ level: "silent" });
   const pool = makePool(authenticatorUrl, { name: "contracts", max: 2, log });
   const unused = () => Promise.reject(new Error("Nobody signs in while the schema is printed."));
-  const sessions: SessionService = { login: unused, refresh: unused };
+  const sessions = { login: unused, refresh: unused, begin: unused };
   const preset = makePreset({
-    ...{ authenticatorPool: pool, sessions, log },
+    ...{ authenticatorPool: pool, log, keyEnvironment: "test" as const },
+    ...{ auth: { sessions, accounts: makeAccountService(pool, sessions) } },
+    ...{ lastUse: { note() {}, flush: unused, close: unused } },
     ...{ development: false, introspection: true },
   });
   try {

@@ -1,18 +1,22 @@
+import { isIP } from "node:net";
 import type { Request, RequestHandler } from "express";
 import type pg from "pg";
 import "pino-http";
 import { withTransaction } from "../db/pools.ts";
+import { type KeyClaims, type KeyEnvironment, parseApiKey } from "./apiKeys.ts";
 import type { Claims, TokenService } from "./tokens.ts";
 
-/** Where a request comes from, for the audit log. */
+/** Where a request comes from, for the audit log and for limits. */
 export type Origin = {
+  /** Host header, without the port: a custom domain names its tenant. */
+  host?: string | undefined;
   ipAddress?: string | undefined;
   userAgent?: string | undefined;
   requestId?: string | undefined;
 };
 
 /** Who asks, and from where. `claims` is set by a sign-in, for what the same operation reads afterwards. */
-export type Identity = { claims: Claims | undefined; readonly origin: Origin };
+export type Identity = { claims: Claims | KeyClaims | undefined; readonly origin: Origin };
 
 export const beginRequest = (identity: Identity) => ({
   name: "begin_request",
@@ -27,14 +31,14 @@ export const beginRequest = (identity: Identity) => ({
   ],
 });
 
-/** One transaction as nobody: what sign-in and refresh need before there is somebody. */
+/** One transaction as this identity, beside the operation's own: what it did stays done whatever the operation does. */
 export function withRequest<Result>(
   pool: pg.Pool,
-  origin: Origin,
+  identity: Identity,
   work: (client: pg.PoolClient) => Promise<Result>,
 ): Promise<Result> {
   return withTransaction(pool, async (client) => {
-    await client.query(beginRequest({ claims: undefined, origin }));
+    await client.query(beginRequest(identity));
     return work(client);
   });
 }
@@ -48,22 +52,28 @@ export function identityOf(request: object): Identity {
   return identity;
 }
 
-/** Verifies the bearer token. A bad one is 401 here: nothing unparsed goes further. None is anonymous. */
-export function authenticate(tokens: TokenService): RequestHandler {
-  return (request, response, next) => {
+/** Reads the bearer token or API key. A bad one is 401 here: nothing unparsed goes further. None is anonymous. */
+export function authenticate(tokens: TokenService, environment: KeyEnvironment): RequestHandler {
+  return async (request, response, next) => {
     // "Bearer" alone is what a form sends before a token was pasted: nobody.
     const authorization = request.headers.authorization?.replace(/^Bearer\s*$/i, "") || undefined;
     const [, token] = /^Bearer ([\w.~+/-]+=*)$/i.exec(authorization ?? "") ?? [];
-    const claims = token ? tokens.verify(token) : undefined;
-    if (authorization !== undefined && !claims) {
-      const message =
-        "The access token is malformed, forged or expired. Refresh the session, or sign in again.";
-      response
+    const refuse = (message: string) =>
+      void response
         .status(401)
         .set("WWW-Authenticate", 'Bearer error="invalid_token"')
         .json({ errors: [{ message, extensions: { code: "UNAUTHENTICATED", reason: "invalid_token" } }] });
-      return;
-    }
+
+    const key = token?.startsWith("erp_") ? parseApiKey(token) : undefined;
+    if (key && key.environment !== environment)
+      return refuse(`This is an API key of a "${key.environment}" deployment; this one is "${environment}".`);
+    const claims = key ? key.claims : token ? await tokens.verify(token) : undefined;
+    if (authorization !== undefined && !claims)
+      return refuse(
+        token?.startsWith("erp_")
+          ? "The API key is malformed: copy the whole of it."
+          : "The access token is malformed, forged or expired. Refresh the session, or sign in again.",
+      );
     identities.set(request, { claims, origin: originOf(request) });
     next();
   };
@@ -72,8 +82,15 @@ export function authenticate(tokens: TokenService): RequestHandler {
 /** PostgreSQL takes neither NUL nor endless text: headers are cut to what an audit log needs. */
 function originOf(request: Request): Origin {
   return {
-    ipAddress: request.ip,
+    host: request.hostname?.slice(0, 253),
+    ipAddress: plainAddress(request.ip),
     userAgent: request.headers["user-agent"]?.slice(0, 500),
     requestId: typeof request.id === "string" ? request.id : undefined,
   };
+}
+
+/** As PostgreSQL's inet takes it: an IPv4 address as such, and no zone. */
+function plainAddress(address: string | undefined): string | undefined {
+  const plain = address?.replace(/^::ffff:(?=[\d.]+$)/i, "").replace(/%.*$/, "");
+  return plain && isIP(plain) > 0 ? plain : undefined;
 }

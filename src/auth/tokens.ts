@@ -1,65 +1,69 @@
-import { createPrivateKey, createPublicKey, type KeyObject, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import jwt from "jsonwebtoken";
 import { z } from "zod";
+import type { TokenKey, TokenKeys } from "./tokenKeys.ts";
 
 const claims = z.object({
   sub: z.uuid(),
   tenant_id: z.uuid(),
   role: z.enum(["SUPER_ADMIN", "ADMIN", "USER", "VIEWER"]),
   sid: z.uuid(),
+  /** The tenant of an operator who entered `tenant_id`. */
+  home_tenant_id: z.uuid().optional(),
 });
 /** Who a request says it is. PostgreSQL checks it against the tables on every request. */
 export type Claims = z.output<typeof claims>;
 
-const ACCESS_TOKEN_MINUTES = 15;
+export const ACCESS_TOKEN_MINUTES = 15;
 
 export type TokenService = {
-  sign(claims: Claims): { token: string; expiresAt: Date };
+  /** The token lives for 15 minutes, or until `notAfter`. */
+  sign(claims: Claims, options?: { notAfter?: Date }): { token: string; expiresAt: Date };
   /** Undefined for any token that we did not sign, that has expired, or whose claims are not ours. */
-  verify(token: string): Claims | undefined;
+  verify(token: string): Promise<Claims | undefined>;
+  /** The public keys, for /.well-known/jwks.json. */
+  jwks(): { keys: TokenKey["publicJwk"][] };
 };
 
-/** ES256 access tokens. Keys come from this fixed map: what a token's header says of keys is never followed. */
+/** ES256 access tokens. Keys come from our own store: what a token's header says of keys is never followed. */
 export function makeTokenService(
-  tokenKeys: readonly { kid: string; privateKey: string }[],
-  options: { issuer: string; audience: string },
+  keys: TokenKeys,
+  { issuer, audience }: { issuer: string; audience: string },
 ): TokenService {
-  const privateKeys = tokenKeys.map(({ kid, privateKey }) => ({ kid, key: createPrivateKey(privateKey) }));
-  const publicKeys = new Map<string, KeyObject>(
-    privateKeys.map(({ kid, key }) => [kid, createPublicKey(key)]),
-  );
-  const [signer] = privateKeys;
-  if (!signer) throw new Error("There is no token key.");
+  // jsonwebtoken skips the check against an absent value.
+  if (!issuer || !audience) throw new Error("Access tokens need an issuer and an audience.");
   return {
-    sign({ sub, ...rest }) {
-      const expiresAt = Math.floor(Date.now() / 1000) + ACCESS_TOKEN_MINUTES * 60;
-      const token = jwt.sign({ ...rest, exp: expiresAt }, signer.key, {
+    sign({ sub, ...rest }, { notAfter } = {}) {
+      const now = Math.floor(Date.now() / 1000);
+      const latest = notAfter ? Math.floor(notAfter.getTime() / 1000) : Number.POSITIVE_INFINITY;
+      const exp = Math.min(now + ACCESS_TOKEN_MINUTES * 60, latest);
+      const signer = keys.signer();
+      const token = jwt.sign({ ...rest, iat: now, exp }, signer.privateKey, {
         algorithm: "ES256",
         keyid: signer.kid,
         subject: sub,
-        issuer: options.issuer,
-        audience: options.audience,
+        issuer,
+        audience,
         jwtid: randomUUID(),
       });
-      return { token, expiresAt: new Date(expiresAt * 1000) };
+      return { token, expiresAt: new Date(exp * 1000) };
     },
-    verify(token) {
+    async verify(token) {
       try {
         const header = jwt.decode(token, { complete: true })?.header;
         // `crit` names extensions that a verifier must understand; we know none.
-        const key = header?.kid && !("crit" in header) ? publicKeys.get(header.kid) : undefined;
+        const key = header?.kid && !("crit" in header) ? await keys.find(header.kid) : undefined;
         if (!key) return undefined;
-        const payload = jwt.verify(token, key, {
-          algorithms: ["ES256"],
-          issuer: options.issuer,
-          audience: options.audience,
-        });
-        // jsonwebtoken accepts a token without `exp`.
-        if (typeof payload === "string" || payload.exp === undefined) return undefined;
+        const payload = jwt.verify(token, key.publicKey, { algorithms: ["ES256"], issuer, audience });
+        // jsonwebtoken accepts a token without `exp`, and any span.
+        if (typeof payload === "string" || payload.exp === undefined || payload.iat === undefined)
+          return undefined;
+        if (payload.exp - payload.iat > ACCESS_TOKEN_MINUTES * 60) return undefined;
         return claims.safeParse(payload).data;
       } catch {
         return undefined;
       }
     },
+    jwks: () => ({ keys: keys.all().map(({ publicJwk }) => publicJwk) }),
   };
 }

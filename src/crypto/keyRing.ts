@@ -1,19 +1,23 @@
-import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
+import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from "node:crypto";
 import { UserError } from "../config.ts";
 
 /**
- * Envelope encryption. A key-encryption key of the ring wraps each tenant's data key; the data key seals secrets.
+ * Envelope encryption. A key-encryption key of the ring wraps each tenant's data key, which seals secrets; it also wraps
+ * the private keys of access tokens.
  * A sealed value is AES-256-GCM: nonce (12 bytes), ciphertext, tag (16 bytes). The additional data binds it to its
  * place, so that a ciphertext copied to another row or tenant does not open.
  */
 export type KeyRing = {
   /** Id of the key that wraps. */
   readonly current: string;
-  wrap(dataKey: Buffer, place: KeyPlace): { kekId: string; wrapped: Buffer };
+  wrap(key: Buffer, place: KeyPlace): { kekId: string; wrapped: Buffer };
   /** Throws when the ring lacks `kekId`, or the wrapped key belongs elsewhere. */
   unwrap(wrapped: Buffer, kekId: string, place: KeyPlace): Buffer;
+  /** A key of 32 bytes for another purpose from each of the ring (HKDF-SHA256), the current one's first. */
+  derive(purpose: string): Buffer[];
 };
-export type KeyPlace = { tenantId: string; version: number };
+/** A tenant's data key, or the private key that signs access tokens. */
+export type KeyPlace = { tenantId: string; version: number } | { tokenKey: string };
 export type SecretPlace = { tenantId: string; table: string; rowId: string; version: number };
 
 /** @param encryptionKeys 32 bytes each, base64; the first wraps, all unwrap. */
@@ -29,14 +33,19 @@ export function makeKeyRing(encryptionKeys: readonly { id: string; key: string }
     if (!key) throw new Error(`The key ring has no key "${id}": add it to ENCRYPTION_KEYS.`);
     return key;
   };
-  const placeOfKey = ({ tenantId, version }: KeyPlace) => additionalData("tenant_keys", tenantId, version);
+  const placeOfKey = (place: KeyPlace) =>
+    "tokenKey" in place
+      ? additionalData("token_keys", place.tokenKey)
+      : additionalData("tenant_keys", place.tenantId, place.version);
   return {
     current,
-    wrap: (dataKey, place) => ({
+    wrap: (key, place) => ({
       kekId: current,
-      wrapped: encrypt(dataKey, find(current), placeOfKey(place)),
+      wrapped: encrypt(key, find(current), placeOfKey(place)),
     }),
     unwrap: (wrapped, kekId, place) => decrypt(wrapped, find(kekId), placeOfKey(place)),
+    derive: (purpose) =>
+      [...keys.values()].map((key) => Buffer.from(hkdfSync("sha256", key, "", purpose, 32))),
   };
 }
 

@@ -53,6 +53,20 @@ export async function withClient<Result>(
   }
 }
 
+/** Runs `work` with the owner's login, on one connection, for what is done at a start or by a command. */
+export async function withOwnerPool<Result>(
+  url: string,
+  log: Logger,
+  work: (owner: pg.Pool) => Promise<Result>,
+): Promise<Result> {
+  const owner = makePool(url, { name: "owner", max: 1, log });
+  try {
+    return await work(owner);
+  } finally {
+    await owner.end();
+  }
+}
+
 /** Runs `work` in one transaction; rolls back when it throws. A client that could not roll back is thrown away. */
 export async function withTransaction<Result>(
   pool: pg.Pool,

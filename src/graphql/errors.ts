@@ -41,9 +41,11 @@ const databaseError = z.object({
 const bySqlState: Record<string, { code: ErrorCode; message?: string }> = {
   EA400: { code: "INVALID_INPUT" },
   EA401: { code: "UNAUTHENTICATED" },
+  EA402: { code: "LIMIT_EXCEEDED" },
   EA403: { code: "FORBIDDEN" },
   EA404: { code: "NOT_FOUND" },
   EA409: { code: "CONFLICT" },
+  EA429: { code: "RATE_LIMITED" },
   "42501": { code: "FORBIDDEN", message: "Your role does not permit this." },
   "22P02": { code: "INVALID_INPUT", message: "A value is not of the expected form." },
   "22003": { code: "INVALID_INPUT", message: "A number is out of range." },
@@ -75,6 +77,12 @@ const bySqlState: Record<string, { code: ErrorCode; message?: string }> = {
   "57P03": { code: "UNAVAILABLE", message: "The database is starting. Try again in a moment." },
 };
 
+/** What our own errors say beside their sentence. */
+const detailOf = (code: ErrorCode, detail: string | undefined): Record<string, unknown> => {
+  if (!detail) return {};
+  return code === "RATE_LIMITED" ? { retryAfterSeconds: Number(detail) } : { reason: detail };
+};
+
 export const NO_SUCH_ROW = "There is no such row, or you may not change it.";
 
 /** What a client learns of any error: a code and a sentence. What is unexpected is logged under an id and masked. */
@@ -103,6 +111,8 @@ export function makeMaskError(log: Logger) {
     if ((!cause && !error.path) || cause instanceof GraphQLError)
       return answer(error.message, { code: "INVALID_INPUT", ...error.extensions });
     if (!cause) return masked(error);
+    if (cause instanceof z.ZodError)
+      return answer(cause.issues.map(({ message }) => message).join(" "), { code: "INVALID_INPUT" });
     if (isSafeError(cause)) return answer(cause.message, { code: "INVALID_INPUT", ...cause.extensions });
 
     const fromDatabase = databaseError.safeParse(cause).data;
@@ -111,7 +121,7 @@ export function makeMaskError(log: Logger) {
       const ours = fromDatabase.code.startsWith("EA");
       return answer(known.message ?? fromDatabase.message, {
         code: known.code,
-        ...(ours && fromDatabase.detail ? { reason: fromDatabase.detail } : {}),
+        ...(ours ? detailOf(known.code, fromDatabase.detail) : {}),
       });
     }
     if (isConnectionFailure(cause))

@@ -1,8 +1,18 @@
 import { GraphQLError, getOperationAST, Kind, NoSchemaIntrospectionCustomRule } from "graphql";
 import type pg from "pg";
+import type { LastUse } from "../auth/lastUse.ts";
 import { OperationTransaction } from "./operationTransaction.ts";
 
-const SIGN_INS = new Set(["login", "refreshSession"]);
+/** Each is an attempt to count, or has transactions of its own, which no other field can share. */
+const ALONE = new Set([
+  "login",
+  "refreshSession",
+  "acceptInvitation",
+  "resetPassword",
+  "confirmEmail",
+  "changePassword",
+  "changeEmail",
+]);
 
 /**
  * Gives each GraphQL operation one OperationTransaction, and ends it before the answer goes out. A plugin, because
@@ -10,7 +20,7 @@ const SIGN_INS = new Set(["login", "refreshSession"]);
  */
 export function makeOnePerOperationPlugin(
   pool: pg.Pool,
-  options: { introspection: boolean },
+  options: { introspection: boolean; lastUse: LastUse },
 ): GraphileConfig.Plugin {
   return {
     name: "OnePerOperationPlugin",
@@ -33,6 +43,8 @@ export function makeOnePerOperationPlugin(
           }
           try {
             await transaction.finish();
+            const { claims } = context.identity;
+            if (claims && transaction.isAuthorized) options.lastUse.note(claims);
             return result;
           } catch (error) {
             const cause = error instanceof Error ? error : new Error(String(error));
@@ -47,16 +59,13 @@ export function makeOnePerOperationPlugin(
           await next();
           if (!options.introspection) event.validationRules.push(NoSchemaIntrospectionCustomRule);
           event.validationRules.push((validation) => ({
-            // A sign-in changes who the operation is, and each is an attempt to count.
             OperationDefinition(node) {
               const fields = node.selectionSet.selections;
-              const signIn = fields.find(
-                (field) => field.kind === Kind.FIELD && SIGN_INS.has(field.name.value),
-              );
-              if (signIn?.kind === Kind.FIELD && fields.length > 1)
+              const alone = fields.find((field) => field.kind === Kind.FIELD && ALONE.has(field.name.value));
+              if (alone?.kind === Kind.FIELD && fields.length > 1)
                 validation.reportError(
-                  new GraphQLError(`"${signIn.name.value}" must be the only field of its operation.`, {
-                    nodes: signIn,
+                  new GraphQLError(`"${alone.name.value}" must be the only field of its operation.`, {
+                    nodes: alone,
                   }),
                 );
               if (node.operation === "mutation")

@@ -44,6 +44,11 @@ export class OperationTransaction {
     return step;
   };
 
+  /** Whether the claims were checked, and hold. */
+  get isAuthorized(): boolean {
+    return this.#client !== undefined && this.#openError === undefined;
+  }
+
   async #run<Result>(callback: Callback<Result>): Promise<Result> {
     this.#client ??= this.#open();
     const client = await this.#client;

@@ -10,6 +10,9 @@ import { makePgService, type PgSubscriber } from "postgraphile/adaptors/pg";
 import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
 import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
 import { plugins } from "../../plugins/index.ts";
+import type { AccountService } from "../auth/accounts.ts";
+import type { KeyEnvironment } from "../auth/apiKeys.ts";
+import type { LastUse } from "../auth/lastUse.ts";
 import { type Identity, identityOf } from "../auth/requests.ts";
 import type { SessionService } from "../auth/sessions.ts";
 import { makeMaskError } from "./errors.ts";
@@ -21,14 +24,19 @@ declare global {
   namespace Grafast {
     interface Context {
       identity: Identity;
-      sessions: SessionService;
+      auth: AuthServices;
+      keyEnvironment: KeyEnvironment;
     }
   }
 }
 
+export type AuthServices = { sessions: SessionService; accounts: AccountService };
 export type ApiOptions = {
   authenticatorPool: pg.Pool;
-  sessions: SessionService;
+  auth: AuthServices;
+  lastUse: LastUse;
+  /** Of the API keys that are made here. */
+  keyEnvironment: KeyEnvironment;
   log: Logger;
   /** Ruru, and the reasons of refused documents that name what exists. */
   development: boolean;
@@ -40,7 +48,7 @@ export type ApiOptions = {
 };
 
 export function makePreset(options: ApiOptions): GraphileConfig.Preset {
-  const { authenticatorPool, sessions, log, development, watch } = options;
+  const { authenticatorPool, auth, keyEnvironment, log, development, watch } = options;
   return {
     extends: [
       PostGraphileAmberPreset,
@@ -85,8 +93,8 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
       context(context) {
         const request: Request | undefined = context.expressv4?.req;
         if (!request) throw new GraphQLError("Only HTTP requests are served.");
-        // Both are replaced for each operation by OnePerOperationPlugin.
-        return { pgSettings: {}, identity: identityOf(request), sessions };
+        // The settings are replaced for each operation by OnePerOperationPlugin.
+        return { pgSettings: {}, identity: identityOf(request), auth, keyEnvironment };
       },
     },
     ruru: { clientConfig: ruruClientConfig },

@@ -29,8 +29,8 @@ export const breakages: Breakage[] = [
   },
   {
     rule: "policiesNameTheTenant",
-    sql: "alter policy update_admin on public.integrations with check (true)",
-    found: ["update_admin on public.integrations: with check true"],
+    sql: "alter policy update_manager on public.integrations with check (true)",
+    found: ["update_manager on public.integrations: with check true"],
   },
   {
     rule: "policiesNameTheTenant",
@@ -44,9 +44,9 @@ export const breakages: Breakage[] = [
   },
   {
     rule: "policiesNameTheTenant",
-    sql: `alter policy select_admin on public.audit_logs using (${TENANT} and exists (select 1 as one from public.tenants))`,
+    sql: `alter policy select_auditor on public.audit_logs using (${TENANT} and exists (select 1 as one from public.tenants))`,
     found: [
-      `select_admin on public.audit_logs: using (${tenantPrinted} AND (EXISTS ( SELECT 1 AS one\n   FROM public.tenants)))`,
+      `select_auditor on public.audit_logs: using (${tenantPrinted} AND (EXISTS ( SELECT 1 AS one\n   FROM public.tenants)))`,
     ],
   },
   {
@@ -113,13 +113,13 @@ export const breakages: Breakage[] = [
   },
   {
     rule: "referencesStayInTenant",
-    sql: "drop index app_private.sessions_user_idx",
-    found: ["sessions_tenant_id_user_id_fkey on app_private.sessions (tenant_id, user_id) has no index"],
+    sql: "drop index public.sessions_user_idx",
+    found: ["sessions_tenant_id_user_id_fkey on public.sessions (tenant_id, user_id) has no index"],
   },
   {
     rule: "grantsMatchContract",
-    sql: "grant select on app_private.sessions to api_viewer",
-    found: ["+ api_viewer         select     app_private.sessions"],
+    sql: "grant select on app_private.refresh_tokens to api_viewer",
+    found: ["+ api_viewer         select     app_private.refresh_tokens"],
   },
   {
     rule: "grantsMatchContract",
@@ -131,8 +131,8 @@ export const breakages: Breakage[] = [
   },
   {
     rule: "nothingForPublic",
-    sql: "grant execute on function app_hidden.find_login(text, text) to public",
-    found: ["function app_hidden.find_login(text,text): execute"],
+    sql: "grant execute on function app_hidden.begin_sign_in(text, text, text) to public",
+    found: ["function app_hidden.begin_sign_in(text,text,text): execute"],
   },
   {
     rule: "nothingForPublic",
@@ -179,12 +179,12 @@ export const breakages: Breakage[] = [
   },
   {
     rule: "definersAreListed",
-    sql: "alter function app_hidden.find_login(text, text) set search_path = pg_temp, pg_catalog",
-    found: ["app_hidden.find_login(text,text) has search_path pg_temp, pg_catalog"],
+    sql: "alter function app_hidden.begin_sign_in(text, text, text) set search_path = pg_temp, pg_catalog",
+    found: ["app_hidden.begin_sign_in(text,text,text) has search_path pg_temp, pg_catalog"],
   },
   {
     rule: "definersAreListed",
-    sql: "alter function app_hidden.find_login(text, text) security invoker",
-    found: ["app_hidden.find_login(text,text) is listed, but no definer"],
+    sql: "alter function app_hidden.begin_sign_in(text, text, text) security invoker",
+    found: ["app_hidden.begin_sign_in(text,text,text) is listed, but no definer"],
   },
 ];

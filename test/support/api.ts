@@ -1,9 +1,11 @@
-import { generateKeyPairSync } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { z } from "zod";
 import { type AppOptions, createApp } from "../../src/app.ts";
+import { generateTokenKey, tokenKeysOf } from "../../src/auth/tokenKeys.ts";
 import { makeTokenService, type TokenService } from "../../src/auth/tokens.ts";
+import { makeKeyRing } from "../../src/crypto/keyRing.ts";
 import { silent, type TestDatabase } from "./database.ts";
 import { PASSWORD } from "./tenants.ts";
 
@@ -20,15 +22,13 @@ export type TestApi = {
   close(): Promise<void>;
 };
 
-export const testKey = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
+export const testKey = generateTokenKey();
 export const testTokens = () =>
   makeTokenService(
-    [{ kid: "test", privateKey: testKey.export({ type: "pkcs8", format: "pem" }).toString() }],
-    {
-      issuer: "erp-analytics",
-      audience: "erp-analytics",
-    },
+    tokenKeysOf(() => [testKey]),
+    { issuer: "erp-analytics", audience: "erp-analytics" },
   );
+export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toString("base64") }]);
 
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(
@@ -48,6 +48,7 @@ export async function startApi(
     },
     authenticatorPool: database.authenticator,
     tokens,
+    keyRing: testKeyRing,
     log: options.log ?? silent,
     ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
   });

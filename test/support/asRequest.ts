@@ -1,5 +1,5 @@
 import type pg from "pg";
-import { beginRequest } from "../../src/auth/requests.ts";
+import { beginRequest, type Identity } from "../../src/auth/requests.ts";
 import type { Claims } from "../../src/auth/tokens.ts";
 import type { TestTenant } from "./tenants.ts";
 
@@ -12,8 +12,8 @@ export async function claimsFor(
   role: keyof typeof ROLES,
 ): Promise<Claims> {
   const { rows } = await owner.query(
-    `insert into app_private.sessions (tenant_id, user_id, refresh_token_hash, expires_at)
-     values ($1, $2, sha256(uuidv7()::text::bytea), now() + interval '1 hour') returning id`,
+    `insert into sessions (tenant_id, user_id, expires_at)
+     values ($1, $2, now() + interval '1 hour') returning id`,
     [tenant.id, tenant.users[role].id],
   );
   return { sub: tenant.users[role].id, tenant_id: tenant.id, role: ROLES[role], sid: rows[0].id };
@@ -22,7 +22,7 @@ export async function claimsFor(
 /** Runs plain SQL as a request of these claims, and takes it back. */
 export async function asRequest<Result>(
   authenticator: pg.Pool,
-  claims: Claims | undefined,
+  claims: Identity["claims"],
   work: (client: pg.PoolClient) => Promise<Result>,
 ): Promise<Result> {
   const client = await authenticator.connect();

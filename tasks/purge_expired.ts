@@ -1,0 +1,9 @@
+import type { Task } from "graphile-worker";
+import type { TaskServices } from "./index.ts";
+
+/** Deletes sessions, tokens and counters that nobody needs any more. */
+export const purgeExpired =
+  ({ pool }: TaskServices): Task =>
+  async () => {
+    await pool.query("select app_hidden.purge_expired()");
+  };
