@@ -1,5 +1,5 @@
 --! Previous: sha1:05b2d9aa9b1440ce96d196d51f25d9c27d38a715
---! Hash: sha1:bc920eb08df150d04aca02f7e9753f24ce3dcd8c
+--! Hash: sha1:13581978ca23fce7ddbec44691c82e3ea7075584
 --! Message: identity
 
 --! split: 1-current.sql
@@ -649,7 +649,9 @@ begin
    where tenant_id = p_tenant_id and user_id = p_user_id and purpose = p_purpose and used_at is null;
   insert into app_private.one_time_tokens (tenant_id, id, user_id, purpose, email, invited_by, expires_at)
   values (
-    p_tenant_id, v_token_id, p_user_id, p_purpose, p_email, app_hidden.current_user_id(),
+    p_tenant_id, v_token_id, p_user_id, p_purpose, p_email,
+    -- An operator who makes a tenant is none of its users.
+    (select u.id from public.users u where u.tenant_id = p_tenant_id and u.id = app_hidden.current_user_id()),
     now() + case p_purpose when 'invitation' then interval '7 days' when 'password_reset' then interval '1 hour' else interval '24 hours' end
   );
   perform graphile_worker.add_job(

@@ -1,5 +1,5 @@
---! Previous: sha1:bc920eb08df150d04aca02f7e9753f24ce3dcd8c
---! Hash: sha1:d94c713662188cd68ef1611024afa800506208b6
+--! Previous: sha1:13581978ca23fce7ddbec44691c82e3ea7075584
+--! Hash: sha1:2113c336f7b8e4cb014bc3d6b473ba2c00465eda
 --! Message: validate identity
 
 --! split: 1-current.sql

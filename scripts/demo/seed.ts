@@ -70,8 +70,8 @@ async function seedTenant(
   const tenantId = demoId(tenant.slug);
   const { slug, name, status, plan, settings } = tenant;
   await client.query(
-    `insert into tenants (id, slug, name, status, plan_type, settings, billing_email, max_users, max_integrations)
-     select $1, $2, $3, $4, p.name, $6, 'billing@' || $2 || '.test', p.max_users, p.max_integrations
+    `insert into tenants (id, slug, name, status, plan_type, settings, billing_email, max_users, max_integrations, features)
+     select $1, $2, $3, $4, p.name, $6, 'billing@' || $2 || '.test', p.max_users, p.max_integrations, p.features
        from app_private.plans p where p.name = $5
      on conflict (slug) do nothing`,
     [tenantId, slug, name, status, plan, JSON.stringify(settings)],
