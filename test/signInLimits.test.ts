@@ -1,0 +1,210 @@
+import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
+import { hash } from "@node-rs/argon2";
+import { startApi, type TestApi } from "./support/api.ts";
+import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+import { createTenant, PASSWORD, type TestTenant } from "./support/tenants.ts";
+
+let database: TestDatabase;
+let api: TestApi;
+let behindProxy: TestApi;
+let acme: TestTenant;
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+  api = await startApi(database);
+  behindProxy = await startApi(database, { config: { TRUST_PROXY: ["loopback"] } });
+  acme = await createTenant(database.owner, "acme");
+  await createTenant(database.owner, "platform");
+});
+beforeEach(async () => {
+  await database.owner.query("truncate app_private.rate_limits");
+  await database.owner.query("delete from sessions");
+});
+afterAll(async () => {
+  await api.close();
+  await behindProxy.close();
+  await database.drop();
+});
+
+type Input = { tenant?: string; domain?: string; email: string; password: string };
+const LOGIN = "mutation ($input: LoginInput!) { login(input: $input) { user { email } } }";
+async function login(input: Input, { at = api, headers = {} }: { at?: TestApi; headers?: object } = {}) {
+  const response = await fetch(`${at.url}/graphql`, {
+    method: "POST",
+    headers: { "content-type": "application/json", ...headers },
+    body: JSON.stringify({ query: LOGIN, variables: { input } }),
+  });
+  // biome-ignore lint/suspicious/noExplicitAny: answers of any shape
+  const { data, errors } = (await response.json()) as any;
+  return { user: data?.login?.user, error: errors?.[0]?.extensions, message: errors?.[0]?.message };
+}
+const right = { tenant: "acme", email: "viewer@acme.test", password: PASSWORD };
+const wrong = { ...right, password: "wrong" };
+const codes = (answers: { error: { code: string } | undefined }[]) => {
+  const counted: Record<string, number> = {};
+  for (const { error } of answers) {
+    const code = error?.code ?? "signed in";
+    counted[code] = (counted[code] ?? 0) + 1;
+  }
+  return counted;
+};
+const times = <Result>(count: number, work: (index: number) => Promise<Result>) =>
+  Promise.all(Array.from({ length: count }, (_, index) => work(index)));
+
+it("stops guessing at one account after ten attempts a minute, and says how long to wait", async () => {
+  const answers = await times(30, () => login(wrong));
+  expect(codes(answers)).toEqual({ UNAUTHENTICATED: 10, RATE_LIMITED: 20 });
+  const refused = answers.find(({ error }) => error.code === "RATE_LIMITED");
+  expect(refused?.error.retryAfterSeconds).toBeGreaterThan(0);
+  expect(refused?.error.retryAfterSeconds).toBeLessThanOrEqual(6);
+  // Not even the right password helps from there, and others are not affected.
+  expect((await login(right)).error.code).toBe("RATE_LIMITED");
+  expect((await login({ ...right, email: "user@acme.test" })).user.email).toBe("user@acme.test");
+});
+
+it("treats unknown accounts and tenants alike", async () => {
+  for (const unknown of [
+    { ...wrong, email: "nobody@acme.test" },
+    { ...wrong, tenant: "nowhere" },
+  ])
+    expect(codes(await times(15, () => login(unknown)))).toEqual({ UNAUTHENTICATED: 10, RATE_LIMITED: 5 });
+});
+
+it("lets in whoever knows the password: what succeeds does not count", async () => {
+  for (let index = 0; index < 15; index++) expect((await login(right)).user).toBeDefined();
+});
+
+it("takes no forged X-Forwarded-For for another address", async () => {
+  const answers = await times(15, (index) =>
+    login(wrong, { headers: { "x-forwarded-for": `198.51.100.${index}` } }),
+  );
+  expect(codes(answers)).toEqual({ UNAUTHENTICATED: 10, RATE_LIMITED: 5 });
+});
+
+it("stops an attack from many addresses, and still lets in the user from where they were before", async () => {
+  const from = (address: string) => ({ at: behindProxy, headers: { "x-forwarded-for": address } });
+  expect((await login(right, from("203.0.113.7"))).user).toBeDefined();
+  const attack = await times(60, (index) => login(wrong, from(`198.51.100.${index}`)));
+  expect(codes(attack)).toEqual({ UNAUTHENTICATED: 50, RATE_LIMITED: 10 });
+  expect((await login(right, from("192.0.2.200"))).error.code).toBe("RATE_LIMITED");
+  expect((await login(right, from("203.0.113.7"))).user).toBeDefined();
+});
+
+it("counts a whole /64 of IPv6 as one address", async () => {
+  const answers = await times(15, (index) =>
+    login(wrong, { at: behindProxy, headers: { "x-forwarded-for": `2001:db8::${index + 1}` } }),
+  );
+  expect(codes(answers)).toEqual({ UNAUTHENTICATED: 10, RATE_LIMITED: 5 });
+});
+
+it("throttles a thousand sign-ins from one address, whatever accounts they try, while others read on", async () => {
+  const token = await api.signIn("acme", "admin");
+  const attack = times(1_000, (index) => login({ ...wrong, email: `victim${index}@acme.test` }));
+  const reads = await times(20, () => api.query("{ currentUser { email } }", { token }));
+  expect(reads.filter(({ errors }) => errors)).toEqual([]);
+  const counted = codes(await attack);
+  expect((counted.UNAUTHENTICATED ?? 0) + (counted.RATE_LIMITED ?? 0)).toBe(1_000);
+  // 60, and what trickles back in while it lasts.
+  expect(counted.UNAUTHENTICATED).toBeLessThan(100);
+});
+
+it("refuses a thousand sign-ins in one request before any of them is tried", async () => {
+  const aliases = Array.from(
+    { length: 1_000 },
+    (_, index) =>
+      `a${index}: login(input: {tenant: "acme", email: "a@acme.test", password: "x"}) { accessToken }`,
+  );
+  const { status, errors } = await api.query(`mutation { ${aliases.join(" ")} }`);
+  expect([status, errors?.[0].extensions.code]).toEqual([400, "QUERY_TOO_EXPENSIVE"]);
+  expect((await database.owner.query("select from app_private.rate_limits")).rowCount).toBe(0);
+});
+
+it("signs in by custom domain, given or in the Host header, where the plan has it", async () => {
+  await database.owner.query(
+    "update tenants set domain = 'analytics.acme.example', features = '{custom_domain}' where id = $1",
+    [acme.id],
+  );
+  const { tenant: _tenant, ...nameless } = right;
+  expect((await login({ ...nameless, domain: "Analytics.Acme.Example" })).user).toBeDefined();
+  expect((await login(nameless)).error.code).toBe("UNAUTHENTICATED");
+  const viaHost = await login(nameless, {
+    at: behindProxy,
+    headers: { "x-forwarded-host": "analytics.acme.example" },
+  });
+  expect(viaHost.user).toBeDefined();
+  await database.owner.query("update tenants set features = '{}' where id = $1", [acme.id]);
+  expect((await login({ ...nameless, domain: "analytics.acme.example" })).error.code).toBe("UNAUTHENTICATED");
+});
+
+it("tells why an account is closed to whoever knows its password, and to nobody else", async () => {
+  const close = async (sql: string, reason: string) => {
+    await database.owner.query("truncate app_private.rate_limits");
+    await database.owner.query(sql, [acme.id]);
+    expect((await login(right)).error).toEqual({ code: "FORBIDDEN", reason });
+    expect((await login(wrong)).message).toBe("Unknown tenant or e-mail, or wrong password.");
+    await database.owner.query("update tenants set status = 'ACTIVE', trial_ends_at = null where id = $1", [
+      acme.id,
+    ]);
+    await database.owner.query("update users set status = 'ACTIVE' where tenant_id = $1", [acme.id]);
+  };
+  await close("update tenants set status = 'SUSPENDED' where id = $1", "tenant_suspended");
+  await close("update tenants set status = 'CANCELLED' where id = $1", "tenant_cancelled");
+  await close("update tenants set status = 'TRIAL', trial_ends_at = now() where id = $1", "trial_ended");
+  await close(
+    "update users set status = 'SUSPENDED' where tenant_id = $1 and role = 'VIEWER'",
+    "user_suspended",
+  );
+  await close(
+    "update users set status = 'INACTIVE' where tenant_id = $1 and role = 'VIEWER'",
+    "user_inactive",
+  );
+  expect((await login(right)).user).toBeDefined();
+});
+
+it("records sign-ins that succeed and that fail, and no e-mail that is nobody's", async () => {
+  await database.owner.query("delete from audit_logs");
+  await login(right);
+  await login(wrong);
+  await login({ ...wrong, email: "my-secret-password" });
+  await login({ ...wrong, tenant: "nowhere" });
+  const { rows } = await database.owner.query(
+    `select t.slug, l.action, l.actor_kind, l.actor_name, l.resource_id, l.changes, l.ip_address
+       from audit_logs l join tenants t on t.id = l.tenant_id order by l.id`,
+  );
+  const { id } = acme.users.viewer;
+  const refused = {
+    action: "session.refused",
+    actor_kind: "anonymous",
+    actor_name: null,
+    ip_address: "127.0.0.1",
+  };
+  const reason = "wrong_credentials";
+  expect(rows).toEqual([
+    expect.objectContaining({ slug: "acme", action: "session.created", actor_name: "viewer@acme.test" }),
+    { slug: "acme", ...refused, resource_id: id, changes: { reason, email: "viewer@acme.test" } },
+    { slug: "acme", ...refused, resource_id: null, changes: { reason } },
+    { slug: "platform", ...refused, resource_id: null, changes: { reason } },
+  ]);
+  const user = await database.owner.query("select last_login_at from users where id = $1", [id]);
+  expect(Date.now() - user.rows[0].last_login_at.getTime()).toBeLessThan(10_000);
+});
+
+it("hashes a password anew, at a sign-in, when the parameters have grown", async () => {
+  const stored = async () => {
+    const { rows } = await database.owner.query(
+      "select password_hash from app_private.user_passwords where user_id = $1",
+      [acme.users.viewer.id],
+    );
+    return rows[0].password_hash;
+  };
+  const weak = await hash(PASSWORD, { memoryCost: 8_192, timeCost: 1, parallelism: 1 });
+  await database.owner.query("update app_private.user_passwords set password_hash = $2 where user_id = $1", [
+    acme.users.viewer.id,
+    weak,
+  ]);
+  expect((await login(wrong)).error.code).toBe("UNAUTHENTICATED");
+  expect(await stored()).toBe(weak);
+  expect((await login(right)).user).toBeDefined();
+  expect(await stored()).toMatch(/^\$argon2id\$v=19\$m=19456,t=2,p=1\$/);
+  expect((await login(right)).user).toBeDefined();
+});
