@@ -1,0 +1,158 @@
+import { afterAll, beforeAll, expect, it } from "@jest/globals";
+import type { Claims } from "../src/auth/tokens.ts";
+import { allCells, type Cell, permissionOf, titleOf } from "./rights/cells.ts";
+import { makePeople, type People } from "./rights/people.ts";
+import { type Answer, startApi, type TestApi } from "./support/api.ts";
+import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+
+let database: TestDatabase;
+let api: TestApi;
+let people: People;
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+  api = await startApi(database);
+  people = await makePeople(database.owner);
+});
+afterAll(async () => {
+  await api.close();
+  await database.drop();
+});
+
+/** What GraphQL calls a table: its list, and one of it. */
+const names: Record<string, { list: string; type: string }> = {
+  tenants: { list: "tenants", type: "Tenant" },
+  users: { list: "users", type: "User" },
+  integrations: { list: "integrations", type: "Integration" },
+  analytics_events: { list: "analyticsEvents", type: "AnalyticsEvent" },
+  audit_logs: { list: "auditLogs", type: "AuditLog" },
+  sessions: { list: "sessions", type: "Session" },
+  api_keys: { list: "apiKeys", type: "ApiKey" },
+};
+/** A value that any row of the table may have. */
+const values: Record<string, unknown> = {
+  "tenants.name": "Same",
+  "tenants.domain": null,
+  "tenants.status": "ACTIVE",
+  "tenants.settings": {},
+  "tenants.metadata": {},
+  "tenants.features": ["api_keys"],
+  "tenants.max_users": 200,
+  "tenants.max_integrations": 2000,
+  "tenants.plan_type": "trial",
+  "tenants.billing_email": "billing@example.com",
+  "tenants.trial_ends_at": null,
+  "integrations.name": "Shop",
+  "integrations.config": {},
+  "integrations.enabled": false,
+};
+const camel = (name: string) => name.replaceAll(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+const ask = (claims: Claims | undefined, document: string, variables: object = {}) =>
+  api.query(document, {
+    variables: { ...variables },
+    ...(claims ? { token: api.tokens.sign(claims).token } : {}),
+  });
+
+/** "no such field", a code, or "done". */
+function outcomeOf({ status, errors }: Answer): string {
+  if (!errors) return "done";
+  return status === 400 ? "no such field" : errors[0].extensions.code;
+}
+const refused = /^(no such field|FORBIDDEN|UNAUTHENTICATED)$/;
+
+async function list(table: string, claims: Claims | undefined) {
+  const { list: field } = names[table] ?? { list: table };
+  const tenant = table === "tenants" ? "id" : "tenantId";
+  const person = table === "sessions" ? "userId" : "id";
+  const answer = await ask(
+    claims,
+    `{ ${field}(first: 1000) { totalCount nodes { tenant: ${tenant} person: ${person} } } }`,
+  );
+  const nodes: { tenant: string; person: string }[] = answer.data?.[field]?.nodes ?? [];
+  return {
+    outcome: outcomeOf(answer),
+    tenants: new Set(nodes.map(({ tenant }) => tenant)),
+    people: new Set(nodes.map(({ person }) => person)),
+  };
+}
+
+async function rowOf(table: string, tenantId: string, userId?: string): Promise<string> {
+  const column = table === "tenants" ? "id" : "tenant_id";
+  const { rows } = await database.owner.query(
+    `select id from public.${table} where ${column} = $1 and ($2::uuid is null or id <> $2) order by id limit 1`,
+    [tenantId, userId ?? null],
+  );
+  return rows[0].id;
+}
+const update = async ({ table, column = "" }: Cell, claims: Claims | undefined, id: string) => {
+  const { type } = names[table] ?? { type: table };
+  const value = values[`${table}.${column}`] ?? null;
+  const document = `mutation ($input: Update${type}Input!) { update${type}(input: $input) { clientMutationId } }`;
+  return outcomeOf(await ask(claims, document, { input: { id, patch: { [camel(column)]: value } } }));
+};
+const remove = async ({ table }: Cell, claims: Claims | undefined, id: string) => {
+  const { type } = names[table] ?? { type: table };
+  const document = `mutation ($input: Delete${type}Input!) { delete${type}(input: $input) { clientMutationId } }`;
+  return outcomeOf(await ask(claims, document, { input: { id } }));
+};
+const insert = async ({ table, column = "" }: Cell, claims: Claims | undefined) => {
+  const { type } = names[table] ?? { type: table };
+  const required = table === "integrations" ? { name: "Shop", provider: "square" } : {};
+  const value = values[`${table}.${column}`] ?? (column === "provider" ? "square" : null);
+  const row = { ...required, [camel(column)]: value };
+  const document = `mutation ($input: Create${type}Input!) { create${type}(input: $input) { clientMutationId } }`;
+  const input = { [`${type[0]?.toLowerCase()}${type.slice(1)}`]: row };
+  return outcomeOf(await ask(claims, document, { input }));
+};
+async function newIntegration(tenantId: string): Promise<string> {
+  const { rows } = await database.owner.query(
+    "insert into integrations (tenant_id, name, provider) values ($1, 'Shop', 'square') returning id",
+    [tenantId],
+  );
+  return rows[0].id;
+}
+const target = (cell: Cell, tenantId: string, but?: string) =>
+  cell.operation === "delete" && cell.table === "integrations"
+    ? newIntegration(tenantId)
+    : rowOf(cell.table, tenantId, but);
+
+it.each(allCells().map((cell) => [titleOf(cell), cell] as const))(
+  "through GraphQL, %s",
+  async (_title, cell) => {
+    const { role, right, operation, table } = cell;
+    const permission = permissionOf(right);
+    const claims = permission ? people.with(role, permission) : people.as(role);
+    const tenantId = claims?.tenant_id ?? people.acme.id;
+    const lacking = permission ? [people.as(role), people.without(role, permission)] : [];
+
+    if (operation === "select") {
+      const seen = await list(table, claims);
+      if (right === "-") return expect(seen.outcome).toMatch(refused);
+      expect(seen.outcome).toBe("done");
+      if (right === "all")
+        expect([...seen.tenants]).toEqual(expect.arrayContaining([people.acme.id, people.globex.id]));
+      else expect([...seen.tenants]).toEqual([tenantId]);
+      if (right === "self") expect([...seen.people]).toEqual([claims?.sub]);
+      for (const other of lacking) expect((await list(table, other)).outcome).toBe("FORBIDDEN");
+      return;
+    }
+    if (operation === "insert") {
+      const outcome = await insert(cell, claims);
+      if (right === "-") return expect(outcome).toMatch(refused);
+      expect(outcome).toBe("done");
+      for (const other of lacking) expect(await insert(cell, other)).toBe("FORBIDDEN");
+      return;
+    }
+    const change = operation === "update" ? update : remove;
+    if (right === "-")
+      return expect(await change(cell, claims, await target(cell, tenantId))).toMatch(refused);
+    const foreign = await change(cell, claims, await target(cell, people.globex.id));
+    expect(foreign).toBe(right === "all" ? "done" : "NOT_FOUND");
+    if (right === "self") {
+      expect(await change(cell, claims, claims?.sub ?? "")).toBe("done");
+      expect(await change(cell, claims, await target(cell, tenantId, claims?.sub))).toBe("NOT_FOUND");
+    } else expect(await change(cell, claims, await target(cell, tenantId))).toBe("done");
+    for (const other of lacking)
+      expect(await change(cell, other, await target(cell, tenantId))).toBe("FORBIDDEN");
+  },
+);
