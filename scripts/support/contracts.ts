@@ -8,6 +8,7 @@ import { describeSchema } from "../../src/db/catalogue/describeSchema.ts";
 import { makePool, withClient } from "../../src/db/pools.ts";
 import { makePreset } from "../../src/graphql/preset.ts";
 import { paths } from "../../src/paths.ts";
+import { printMatrix } from "../../test/rights/print.ts";
 
 export type Contract = { name: string; file: string; text: string };
 export const UPDATE_COMMAND = "npm run contracts:update";
@@ -25,6 +26,7 @@ export async function makeContracts(urls: { owner: string; authenticator: string
   ]);
   return [
     contract("test/contract/schema.json", `${JSON.stringify(schema, null, 2)}\n`),
+    contract("docs/roles.md", printMatrix()),
     contract("test/contract/privileges.txt", `${privileges.join("\n")}\n`),
     contract(
       "schema.graphql",
