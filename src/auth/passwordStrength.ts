@@ -20,9 +20,10 @@ export function estimateStrength(
     graphs: common.adjacencyGraphs,
     translations: english.translations,
   });
-  const known = about
-    .flatMap((text) => [text, ...text.split(/[^\p{L}\p{N}]+/u)])
-    .filter((word) => word.length > 2);
+  const parts = about.map((text) => text.split(/[^\p{L}\p{N}]+/u));
+  const known = [...about, ...parts.flat(), ...parts.map((words) => words.join(""))].filter(
+    (word) => word.length > 2,
+  );
   const { score, feedback } = estimator.check(password.slice(0, EXAMINED), known);
   const advice = [feedback.warning, ...feedback.suggestions].filter(Boolean).join(" ");
   return { grade: score, advice };
