@@ -6,6 +6,11 @@ export type Recipient = { firstName: string | null; tenantName: string; tenantSl
 export type Link = { invitedBy: string | null; token: string; expiresAt: Date };
 
 const DEFAULT_FRONTEND = "http://localhost:3000";
+const MOST_LETTERS = 80;
+/** Somebody who invites and has no name is called by the e-mail. */
+const EMAIL = /^[\w.+-]+@[\w.-]+$/;
+/** With the dots that other scripts write, which browsers take for one too. */
+const DOT_BEFORE_LETTER = /([.\u3002\uff0e\uff61\u2024])(?=[^\s.])/g;
 
 const pages: Record<Purpose, string> = {
   invitation: "accept-invitation",
@@ -17,7 +22,7 @@ const pages: Record<Purpose, string> = {
 /** Behind `#`, which browsers send to no server and put into no Referer. */
 function linkTo(frontendUrl: string | undefined, purpose: Purpose, token: string): string {
   const url = new URL(frontendUrl ?? DEFAULT_FRONTEND);
-  url.pathname = `${url.pathname.replace(/\/$/, "")}/${pages[purpose]}`;
+  url.pathname = `${url.pathname.replace(/\/+$/, "")}/${pages[purpose]}`;
   url.search = "";
   url.hash = `token=${token}`;
   return url.href;
@@ -68,9 +73,11 @@ export function linkMessage(
 export function noticeMessage(notice: Notice, recipient: Recipient): Message {
   const tenant = plain(recipient.tenantName);
   const what = notice === "password_changed" ? "password" : "e-mail address";
+  // After a change of the e-mail, this address can reset nothing any more.
+  const too = notice === "password_changed" ? ", and reset your password" : "";
   return compose(notice, recipient, `Your ${what} for ${tenant} was changed`, [
     `The ${what} of your account at ${tenant} (${recipient.tenantSlug}) was just changed, and your other sessions have ended.`,
-    "If it was not you, ask an admin of your tenant to suspend the account, and reset your password.",
+    `If it was not you, ask an admin of your tenant to suspend the account${too}.`,
   ]);
 }
 
@@ -96,12 +103,15 @@ function compose(
 const utc = (date: Date) => `${date.toISOString().slice(0, 16).replace("T", " ")} UTC`;
 
 /** What people typed: one line, of a length that leaves no room for a letter of their own, and without an address to follow. */
-const plain = (text: string) =>
-  text
-    .replaceAll(/[\p{C}\p{Zl}\p{Zp}\s]+/gu, " ")
-    .replaceAll(/\b(?:https?:)?\/\/+/gi, "")
-    .trim()
-    .slice(0, 80);
+function plain(text: string): string {
+  const line = text
+    .toWellFormed()
+    .replaceAll(/[\p{C}\p{Z}\s]+/gu, " ")
+    .trim();
+  const short = [...line].slice(0, MOST_LETTERS).join("");
+  // Mail programs make a link of whatever looks like one: "evil.example" does, "evil. example" does not.
+  return EMAIL.test(line) ? short : short.replaceAll(/:?\/\/+/g, " ").replaceAll(DOT_BEFORE_LETTER, "$1 ");
+}
 
 const escaped = (text: string) =>
   text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");

@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, rename, writeFile } from "node:fs/promises";
+import { chmod, mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import nodemailer from "nodemailer";
 import type { Logger } from "pino";
+import { z } from "zod";
 import { type Config, UserError } from "../config.ts";
 import type { Message } from "./messages.ts";
 
@@ -40,12 +41,14 @@ function assertComplete(config: MailConfig) {
 }
 
 const DEFAULT_FROM = "erp-analytics <no-reply@localhost>";
-const compose = ({ id, ...mail }: Mail, from: string | undefined) => {
+const compose = ({ id, to, ...mail }: Mail, from: string | undefined) => {
   const sender = from ?? DEFAULT_FROM;
   const domain = /@([\w.-]+)>?\s*$/.exec(sender)?.[1] ?? "localhost";
   return {
     ...mail,
     from: sender,
+    // Not as text, in which a comma would make two recipients of "a,b@c.example".
+    to: { name: "", address: to },
     messageId: `<${id}@${domain}>`,
     // Nobody's holiday notice should come back.
     headers: { "Auto-Submitted": "auto-generated" },
@@ -68,8 +71,9 @@ function overSmtp(url: string, from: string | undefined, log: Logger): MailTrans
         await smtp.sendMail(compose(mail, from));
         return "sent";
       } catch (error) {
-        if (!isPermanent(error)) throw error;
-        log.error({ err: error, mail: mail.id }, "a mail was refused for good");
+        const { permanent, reason } = describe(error);
+        if (!permanent) throw new Error(reason);
+        log.error({ mail: mail.id, reason }, "a mail was refused for good");
         return "refused";
       }
     },
@@ -77,13 +81,26 @@ function overSmtp(url: string, from: string | undefined, log: Logger): MailTrans
   };
 }
 
-/** The recipient or the message is refused (5xx); what ails the server or our login may be mended. */
-const isPermanent = (error: unknown): boolean =>
-  error instanceof Error &&
-  "responseCode" in error &&
-  typeof error.responseCode === "number" &&
-  error.responseCode >= 550 &&
-  error.responseCode <= 559;
+const smtpError = z.object({
+  message: z.string().catch("unknown"),
+  code: z.string().optional().catch(undefined),
+  command: z.string().optional().catch(undefined),
+  responseCode: z.number().optional().catch(undefined),
+});
+
+/**
+ * Permanent: the recipient or the message is refused (5xx). What ails the server, our login or MAIL_FROM may be mended.
+ * The reason ends in the log and in the job's row: a server may quote the mail, so that nothing as long as a token passes.
+ */
+function describe(error: unknown): { permanent: boolean; reason: string } {
+  const { message, code, command, responseCode = 0 } = smtpError.parse(error);
+  const refused = responseCode >= 500 && responseCode < 600;
+  const ofLogin = responseCode >= 530 && responseCode < 540;
+  return {
+    permanent: refused && !ofLogin && (command === "RCPT TO" || command === "DATA"),
+    reason: `${[code, command].filter(Boolean).join(" ")}: ${message.replaceAll(/[\w-]{20,}/g, "…")}`,
+  };
+}
 
 function intoFolder(mailDir: string, from: string | undefined, log: Logger): MailTransport {
   const writer = nodemailer.createTransport({ streamTransport: true, buffer: true });
@@ -91,6 +108,7 @@ function intoFolder(mailDir: string, from: string | undefined, log: Logger): Mai
     async send(mail) {
       const { message } = await writer.sendMail(compose(mail, from));
       await mkdir(mailDir, { recursive: true, mode: 0o700 });
+      await chmod(mailDir, 0o700);
       const time = new Date().toISOString().replaceAll(":", "-");
       const file = join(mailDir, `${time}-${mail.purpose}-${randomBytes(3).toString("hex")}.eml`);
       // Whoever watches the folder sees whole mails only.
