@@ -27,16 +27,25 @@ await runProgram(
     await assertMigrated(database.urls.owner);
     await withOwnerPool(database.urls.owner, log, async (owner) => {
       if (options.revoke !== undefined) {
-        if (!(await revokeTokenKey(owner, keyRing, options.revoke)))
+        const revoked = await revokeTokenKey(owner, keyRing, options.revoke);
+        if (!revoked)
           throw new UserError(
             `There is no live key "${options.revoke}". /.well-known/jwks.json lists their ids ("kid").`,
           );
         return say(
-          `Key ${options.revoke} is revoked: within 30 seconds no instance takes its tokens. Clients refresh theirs.`,
+          `Key ${options.revoke} is revoked: within 30 seconds no instance takes its tokens, and clients refresh theirs.${
+            revoked.successor
+              ? ` Key ${revoked.successor.kid} signs from ${revoked.successor.signsFrom.toISOString()}.`
+              : ""
+          }`,
         );
       }
-      const { kid, signsFrom } = await rotateTokenKey(owner, keyRing, { now: options.now });
-      say(`Key ${kid} signs from ${signsFrom.toISOString()}. The keys before it verify for 20 minutes more.`);
+      const { kid, signsFrom, othersVerifyUntil } = await rotateTokenKey(owner, keyRing, {
+        now: options.now,
+      });
+      say(
+        `Key ${kid} signs from ${signsFrom.toISOString()}. The keys before it verify until ${othersVerifyUntil.toISOString()}: nobody is signed out.`,
+      );
     });
   },
   { once: true },

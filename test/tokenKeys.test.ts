@@ -1,17 +1,24 @@
-import { createPublicKey } from "node:crypto";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from "@jest/globals";
+import { createPrivateKey, createPublicKey, createSign, randomBytes } from "node:crypto";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, it, jest } from "@jest/globals";
 import jwt from "jsonwebtoken";
+import { pino } from "pino";
+import { z } from "zod";
 import {
   ensureTokenKey,
+  generateTokenKey,
   openTokenKeys,
   revokeTokenKey,
   rotateTokenKey,
   type TokenKeyStore,
+  tokenKeysOf,
 } from "../src/auth/tokenKeys.ts";
 import { makeTokenService } from "../src/auth/tokens.ts";
+import { makeKeyRing } from "../src/crypto/keyRing.ts";
+import { makePool, withTransaction } from "../src/db/pools.ts";
 import { startApi, testKey, testKeyRing, testTokens } from "./support/api.ts";
 import { createTestDatabase, silent, type TestDatabase } from "./support/database.ts";
 import { refusal } from "./support/refusal.ts";
+import { until } from "./support/until.ts";
 
 let database: TestDatabase;
 const stores: TokenKeyStore[] = [];
@@ -21,6 +28,7 @@ beforeAll(async () => {
 });
 beforeEach(() => database.owner.query("delete from app_private.token_keys"));
 afterEach(() => {
+  jest.restoreAllMocks();
   for (const store of stores.splice(0)) store.close();
 });
 afterAll(() => database.drop());
@@ -32,106 +40,244 @@ const claims = {
   sid: "019a0000-0000-7000-8000-000000000003",
 };
 const NAMES = { issuer: "erp-analytics", audience: "erp-analytics" };
+const MINUTE = 60_000;
+const strangersRing = makeKeyRing([{ id: "stranger", key: randomBytes(32).toString("base64") }]);
+
 /** An instance: its store, and the service on it. */
-async function instance() {
-  const store = await openTokenKeys({ pool: database.authenticator, keyRing: testKeyRing, log: silent });
+async function instance(options: Partial<Parameters<typeof openTokenKeys>[0]> = {}) {
+  const defaults = { pool: database.authenticator, keyRing: testKeyRing, log: silent };
+  const store = await openTokenKeys({ ...defaults, ...options });
   stores.push(store);
-  return { store, tokens: makeTokenService(store, NAMES) };
+  return {
+    store,
+    tokens: makeTokenService(store, { ...NAMES, ...(options.now ? { now: options.now } : {}) }),
+  };
 }
-const kidOf = (token: string) => jwt.decode(token, { complete: true })?.header.kid;
+/** As if so many minutes had passed since the keys were made. */
+const pass = (minutes: number) =>
+  database.owner.query(
+    `update app_private.token_keys
+        set signs_from = signs_from - make_interval(mins => $1), retired_at = retired_at - make_interval(mins => $1)`,
+    [minutes],
+  );
+const kidOf = (token: string) => jwt.decode(token, { complete: true })?.header.kid ?? "";
+const kidsOf = ({ tokens }: Awaited<ReturnType<typeof instance>>) => tokens.jwks().keys.map(({ kid }) => kid);
+const ensure = () => ensureTokenKey(database.owner, testKeyRing);
+const rotate = (options?: { now?: boolean }) => rotateTokenKey(database.owner, testKeyRing, options);
+const revoke = (kid: string) => revokeTokenKey(database.owner, testKeyRing, kid);
 
 it("makes one first key, however many start at once", async () => {
-  await Promise.all(Array.from({ length: 5 }, () => ensureTokenKey(database.owner, testKeyRing)));
+  const five = (start: () => Promise<unknown>) => Promise.all(Array.from({ length: 5 }, start));
+  // Connected beforehand, or one is done before the next has a connection.
+  await five(() => database.owner.query("select pg_sleep(0.05)"));
+  await five(ensure);
+  const { rowCount } = await database.owner.query("select from app_private.token_keys");
+  expect(rowCount).toBe(1);
+});
+
+it("makes none where another starter, which began later, was first", async () => {
+  let starting: Promise<void> | undefined;
+  await withTransaction(database.owner, async (first) => {
+    await first.query("select pg_advisory_xact_lock(hashtextextended('app_private.token_keys', 0))");
+    starting = ensure();
+    await until(
+      () => first.query("select from pg_locks where locktype = 'advisory' and not granted"),
+      ({ rowCount }) => rowCount === 1,
+    );
+    const { kid, publicJwk } = generateTokenKey();
+    await first.query(
+      "insert into app_private.token_keys values ($1, $2, 'k', '', now(), clock_timestamp())",
+      [kid, publicJwk],
+    );
+  });
+  await starting;
   const { rowCount } = await database.owner.query("select from app_private.token_keys");
   expect(rowCount).toBe(1);
 });
 
 it("says what is wrong where there is no key, or none that can be unwrapped", async () => {
-  await expect(instance()).rejects.toThrow("no key that signs");
-  await ensureTokenKey(database.owner, testKeyRing);
-  await database.owner.query("update app_private.token_keys set kek_id = 'lost'");
-  await expect(instance()).rejects.toThrow('no key "lost": add it to ENCRYPTION_KEYS');
+  await expect(instance()).rejects.toThrow("no key that signs access tokens: `npm run tokens:rotate");
+  await ensure();
+  await expect(instance({ keyRing: strangersRing })).rejects.toThrow(
+    'no key "test": add it to ENCRYPTION_KEYS',
+  );
 });
 
 it("rotates without signing anyone out: the new key is known everywhere before it signs", async () => {
-  await ensureTokenKey(database.owner, testKeyRing);
+  await ensure();
   const [one, two] = [await instance(), await instance()];
+  const reload = () => Promise.all([one.store.reload(), two.store.reload()]);
   const before = one.tokens.sign(claims).token;
-  const { kid } = await rotateTokenKey(database.owner, testKeyRing);
-  await Promise.all([one.store.reload(), two.store.reload()]);
+  const { kid } = await rotate();
+  await reload();
   expect(kidOf(one.tokens.sign(claims).token)).toBe(kidOf(before));
-  expect(one.tokens.jwks().keys.map((key) => key.kid)).toContain(kid);
+  expect(kidsOf(one)).toEqual(expect.arrayContaining([kid, kidOf(before)]));
 
-  // Ten minutes later.
-  await database.owner.query(
-    "update app_private.token_keys set signs_from = signs_from - interval '10 minutes', retired_at = retired_at - interval '10 minutes'",
-  );
-  await Promise.all([one.store.reload(), two.store.reload()]);
+  await pass(10);
+  await reload();
   const after = one.tokens.sign(claims).token;
   expect(kidOf(after)).toBe(kid);
   for (const { tokens } of [one, two])
     for (const token of [before, after]) expect(await tokens.verify(token)).toEqual(claims);
 
-  // When the last token of the old key has expired.
-  await database.owner.query(
-    "update app_private.token_keys set retired_at = retired_at - interval '20 minutes' where retired_at is not null",
-  );
-  await one.store.reload();
-  expect(one.tokens.jwks().keys.map((key) => key.kid)).toEqual([kid]);
+  // The last token of the old key has expired by now.
+  await pass(20);
+  await reload();
+  expect(kidsOf(one)).toEqual([kid]);
   expect(await one.tokens.verify(before)).toBeUndefined();
 });
 
-it("looks once for a key that it does not know, and finds the one that another instance signs with", async () => {
-  await ensureTokenKey(database.owner, testKeyRing);
-  const [one, two] = [await instance(), await instance()];
-  await rotateTokenKey(database.owner, testKeyRing, { now: true });
-  await one.store.reload();
-  const { token } = one.tokens.sign(claims);
-  let loads = 0;
-  const counting = await openTokenKeys({
-    pool: Object.assign(Object.create(database.authenticator), {
-      query: (text: string) => {
-        loads++;
-        return database.authenticator.query(text);
-      },
-    }),
-    keyRing: testKeyRing,
-    log: silent,
-  });
-  stores.push(counting);
-  // Just loaded: an unknown key is not worth another look.
-  expect(await counting.find("unknown")).toBeUndefined();
-  expect(loads).toBe(1);
-  await two.store.reload();
-  expect(await two.tokens.verify(token)).toEqual(claims);
+it("never lets a key sign that another overtook: it would retire with its tokens still in use", async () => {
+  await ensure();
+  const { kid: overtaken } = await rotate();
+  await pass(1);
+  const { kid, signsFrom } = await rotate({ now: true });
+  let now = new Date();
+  const { store, tokens } = await instance({ now: () => now });
+  const { token } = tokens.sign(claims);
+  expect(kidOf(token)).toBe(kid);
+  now = new Date(signsFrom.getTime() + 12 * MINUTE);
+  expect(kidOf(tokens.sign(claims).token)).toBe(kid);
+  expect(await store.find(overtaken)).toBeUndefined();
+  expect(await tokens.verify(token)).toEqual(claims);
 });
 
-it("ends a key that somebody else may have, with its tokens, and signs with another", async () => {
-  await ensureTokenKey(database.owner, testKeyRing);
-  const { store, tokens } = await instance();
-  const { token } = tokens.sign(claims);
-  expect(await revokeTokenKey(database.owner, testKeyRing, "unknown")).toBe(false);
-  expect(await revokeTokenKey(database.owner, testKeyRing, kidOf(token) ?? "")).toBe(true);
-  await store.reload();
-  expect(await tokens.verify(token)).toBeUndefined();
+it("lets the first key sign where PostgreSQL's clock is ahead", async () => {
+  await ensure();
+  const now = new Date(Date.now() - MINUTE);
+  const { tokens } = await instance({ now: () => now });
   expect(await tokens.verify(tokens.sign(claims).token)).toEqual(claims);
 });
 
-it("lets the authenticator neither read the table nor add a key, and keeps the private key wrapped", async () => {
-  await ensureTokenKey(database.owner, testKeyRing);
-  expect(await refusal(database.authenticator.query("select from app_private.token_keys"))).toBe("42501");
-  expect(
-    await refusal(
-      database.authenticator.query(
-        "insert into app_private.token_keys values ('x', '{}', 'k', '', now(), now())",
-      ),
-    ),
-  ).toBe("42501");
+it("forgets a key a month after it retired", async () => {
+  await ensure();
+  await rotate({ now: true });
+  await pass(29 * 24 * 60);
+  await rotate();
+  const kept = async () => (await database.owner.query("select from app_private.token_keys")).rowCount;
+  expect(await kept()).toBe(3);
+  await pass(2 * 24 * 60);
+  await rotate();
+  expect(await kept()).toBe(3);
+});
+
+it("looks at once for a key that it does not know, but once in five seconds", async () => {
+  await ensure();
+  let now = new Date();
+  const [one, two] = [await instance(), await instance({ now: () => now })];
+  await rotate({ now: true });
+  await one.store.reload();
+  const looks = jest.spyOn(database.authenticator, "query");
+  const { token } = one.tokens.sign(claims);
+  expect(await Promise.all([two.tokens.verify(token), two.tokens.verify(token)])).toEqual([claims, claims]);
+  expect(looks).toHaveBeenCalledTimes(1);
+  for (const kid of ["unknown", "another"]) expect(await two.store.find(kid)).toBeUndefined();
+  expect(looks).toHaveBeenCalledTimes(1);
+  now = new Date(now.getTime() + 5_000);
+  await Promise.all(["unknown", "another"].map((kid) => two.store.find(kid)));
+  await two.store.find("unknown");
+  expect(looks).toHaveBeenCalledTimes(2);
+});
+
+it("ends a key that somebody else may have on every instance, with its tokens, and signs with another", async () => {
+  await ensure();
+  const both = [await instance(), await instance()];
+  const { token } = both[0]?.tokens.sign(claims) ?? { token: "" };
+  for (const { tokens } of both) expect(await tokens.verify(token)).toEqual(claims);
+  expect(await revoke("unknown")).toBeUndefined();
+  const revoked = await revoke(kidOf(token));
+  expect(await revoke(kidOf(token))).toBeUndefined();
+  for (const { store, tokens } of both) {
+    await store.reload();
+    expect(await tokens.verify(token)).toBeUndefined();
+    const next = tokens.sign(claims).token;
+    expect(kidOf(next)).toBe(revoked?.successor?.kid);
+    expect(await tokens.verify(next)).toEqual(claims);
+  }
+});
+
+it("replaces a revoked key that was yet to sign, so that the one that signs does not retire alone", async () => {
+  await ensure();
+  const one = await instance();
+  const { kid } = await rotate();
+  await pass(9);
+  const revoked = await revoke(kid);
+  await one.store.reload();
+  const { token } = one.tokens.sign(claims);
+  expect(kidsOf(one)).toEqual(expect.arrayContaining([kidOf(token), revoked?.successor?.kid]));
+  expect(kidsOf(one)).not.toContain(kid);
+  await pass(24);
+  await one.store.reload();
+  expect(kidOf(one.tokens.sign(claims).token)).toBe(revoked?.successor?.kid);
+  expect(await one.tokens.verify(token)).toEqual(claims);
+});
+
+it("hears of a revocation though it cannot unwrap another key, whose tokens it verifies all the same", async () => {
+  await ensure();
+  const lines: string[] = [];
+  const log = pino({ level: "warn" }, { write: (line: string) => lines.push(line) });
+  const one = await instance({ log });
+  const { token } = one.tokens.sign(claims);
+  await rotateTokenKey(database.owner, strangersRing, { now: true });
+  const ring = {
+    unwrap: (...key: Parameters<typeof testKeyRing.unwrap>) =>
+      (key[1] === "test" ? testKeyRing : strangersRing).unwrap(...key),
+  };
+  const foreign = (await instance({ keyRing: ring })).tokens.sign(claims).token;
+  await one.store.reload();
+  expect(lines.join()).toContain("ENCRYPTION_KEYS");
+  expect(kidOf(one.tokens.sign(claims).token)).toBe(kidOf(token));
+  expect(await one.tokens.verify(foreign)).toEqual(claims);
+  await revoke(kidOf(token));
+  await one.store.reload();
+  expect(await one.tokens.verify(token)).toBeUndefined();
+});
+
+it("goes on with the keys that it knows while the database is out of reach, but not when all were retired", async () => {
+  await ensure();
+  const lines: string[] = [];
+  const log = pino({ level: "warn" }, { write: (line: string) => lines.push(line) });
+  const pool = makePool(database.urls.authenticator, { name: "test", max: 1, log: silent });
+  const [cut, one] = [await instance({ pool, log }), await instance()];
+  await pool.end();
+  await cut.store.reload();
+  const { token } = cut.tokens.sign(claims);
+  expect(await cut.tokens.verify(token)).toEqual(claims);
+  expect(lines.join()).toContain("could not read the token keys");
+  expect(await one.tokens.verify(token)).toEqual(claims);
+  await database.owner.query("update app_private.token_keys set retired_at = now()");
+  await one.store.reload();
+  expect(await one.tokens.verify(token)).toBeUndefined();
+});
+
+it("lets the authenticator neither read the table nor add a key", async () => {
+  await ensure();
+  const { rowCount } = await database.owner.query("select from app_private.token_keys");
+  expect(rowCount).toBe(1);
+  for (const statement of [
+    "select from app_private.token_keys",
+    "insert into app_private.token_keys values ('x', '{}', 'k', '', now(), now())",
+    "update app_private.token_keys set retired_at = now()",
+  ])
+    expect(await refusal(database.authenticator.query(statement))).toBe("42501");
+});
+
+it("keeps the private key wrapped, and bound to its id", async () => {
+  await ensure();
   const { rows } = await database.authenticator.query("select * from app_hidden.token_keys()");
-  expect(() =>
-    createPublicKey({ key: rows[0].wrapped_private_key, format: "der", type: "pkcs8" } as never),
-  ).toThrow();
-  expect(JSON.stringify(rows[0].public_jwk)).not.toContain('"d"');
+  const { kid, kek_id, wrapped_private_key: wrapped } = rows[0];
+  const open = (der: Buffer) => createPrivateKey({ key: der, format: "der", type: "pkcs8" });
+  const der = testKeyRing.unwrap(wrapped, kek_id, { tokenKey: kid });
+  expect(createPublicKey(open(der)).export({ format: "jwk" })).toMatchObject({ x: rows[0].public_jwk.x });
+  expect(() => open(wrapped)).toThrow();
+  expect(() => open(wrapped.subarray(12, -16))).toThrow();
+  const { d } = open(der).export({ format: "jwk" });
+  for (const plain of [der, Buffer.from(d ?? "", "base64url")]) expect(wrapped.includes(plain)).toBe(false);
+  expect(Object.keys(rows[0].public_jwk).sort()).toEqual(["alg", "crv", "kid", "kty", "use", "x", "y"]);
+  const sameId = makeKeyRing([{ id: kek_id, key: randomBytes(32).toString("base64") }]);
+  await expect(instance({ keyRing: sameId })).rejects.toThrow("ENCRYPTION_KEYS");
+  await database.owner.query("update app_private.token_keys set kid = 'moved'");
+  await expect(instance()).rejects.toThrow('Cannot unwrap token key "moved"');
 });
 
 it("publishes what a stranger needs to verify a token", async () => {
@@ -139,10 +285,12 @@ it("publishes what a stranger needs to verify a token", async () => {
   try {
     const response = await fetch(`${api.url}/.well-known/jwks.json`);
     expect(response.headers.get("cache-control")).toBe("public, max-age=300");
-    const { keys } = (await response.json()) as { keys: { kid: string }[] };
+    const jwks = z.object({ keys: z.array(z.looseObject({ kid: z.string(), kty: z.string() })) });
+    const { keys } = jwks.parse(await response.json());
+    expect(keys.filter((key) => "d" in key)).toEqual([]);
     const { token } = api.tokens.sign(claims);
-    const key = keys.find(({ kid }) => kid === kidOf(token));
-    const publicKey = createPublicKey({ key: key as never, format: "jwk" });
+    const key = keys.find(({ kid }) => kid === kidOf(token)) ?? {};
+    const publicKey = createPublicKey({ key, format: "jwk" });
     expect(jwt.verify(token, publicKey, { algorithms: ["ES256"] })).toMatchObject({ sub: claims.sub });
   } finally {
     await api.close();
@@ -150,22 +298,60 @@ it("publishes what a stranger needs to verify a token", async () => {
 });
 
 it("cannot be built without an issuer and an audience", () => {
-  const keys = { signer: () => testKey, find: async () => testKey, all: () => [testKey] };
-  for (const names of [{ ...NAMES, issuer: "" }, { ...NAMES, audience: "" }, { audience: "a" } as never])
+  const keys = tokenKeysOf(() => [testKey]);
+  const { issuer: _issuer, ...nameless } = NAMES;
+  for (const names of [{ ...NAMES, issuer: "" }, { ...NAMES, audience: "" }, nameless as typeof NAMES])
     expect(() => makeTokenService(keys, names)).toThrow("issuer and an audience");
 });
 
-it("takes no token that lives longer than ours do, or hides when it was made", async () => {
+it("signs for 15 minutes, or until the visit to a tenant ends, and says whose visit it is", async () => {
+  let now = new Date("2026-01-01T12:00:00Z");
+  const after = (minutes: number) => new Date(Date.parse("2026-01-01T12:00:00Z") + minutes * MINUTE);
+  const tokens = makeTokenService(
+    tokenKeysOf(() => [testKey]),
+    { ...NAMES, now: () => now },
+  );
+  const visit = { ...claims, home_tenant_id: "019a0000-0000-7000-8000-000000000004" };
+  const long = tokens.sign(claims, { notAfter: after(60) });
+  const short = tokens.sign(visit, { notAfter: after(5) });
+  expect([long.expiresAt, short.expiresAt]).toEqual([after(15), after(5)]);
+  expect(await tokens.verify(short.token)).toEqual(visit);
+  now = after(5);
+  expect(await tokens.verify(short.token)).toBeUndefined();
+  expect(await tokens.verify(long.token)).toEqual(claims);
+  now = after(15);
+  expect(await tokens.verify(long.token)).toBeUndefined();
+});
+
+it("takes no token that lives longer than ours do, hides when it was made, or is of another type", async () => {
   const sign = (more: object, options: jwt.SignOptions = {}) =>
     jwt.sign({ ...claims, ...more }, testKey.privateKey, {
       ...{ algorithm: "ES256", keyid: testKey.kid, issuer: NAMES.issuer, audience: NAMES.audience },
       ...options,
     });
+  /** As no library would sign it: claims of any type. */
+  const signRaw = (more: object) => {
+    const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
+    const { issuer: iss, audience: aud } = NAMES;
+    const header = { alg: "ES256", typ: "JWT", kid: testKey.kid };
+    const body = `${encode(header)}.${encode({ ...claims, iss, aud, ...more })}`;
+    const signature = createSign("sha256")
+      .update(body)
+      .sign({ key: testKey.privateKey, dsaEncoding: "ieee-p1363" }, "base64url");
+    return `${body}.${signature}`;
+  };
   const now = Math.floor(Date.now() / 1000);
   const tokens = testTokens();
-  expect(await tokens.verify(sign({ exp: now + 900, iat: now }))).toEqual(claims);
-  expect(await tokens.verify(sign({ exp: now + 901, iat: now }))).toBeUndefined();
+  const good = { exp: now + 900, iat: now };
+  expect(await tokens.verify(sign(good))).toEqual(claims);
+  expect(await tokens.verify(signRaw(good))).toEqual(claims);
+  expect(await tokens.verify(sign({ ...good, exp: now + 901 }))).toBeUndefined();
   expect(await tokens.verify(sign({ exp: now + 900 }, { noTimestamp: true }))).toBeUndefined();
+  expect(await tokens.verify(sign({ iat: now }))).toBeUndefined();
+  expect(await tokens.verify(signRaw({ ...good, exp: now + 90_000, iat: "long ago" }))).toBeUndefined();
+  const header = { alg: "ES256", kid: testKey.kid };
+  for (const typ of ["at+jwt", undefined])
+    expect(await tokens.verify(sign(good, { header: { ...header, typ } }))).toBeUndefined();
   for (const missing of ["sub", "tenant_id", "role", "sid"])
-    expect(await tokens.verify(sign({ exp: now + 900, [missing]: undefined }))).toBeUndefined();
+    expect(await tokens.verify(sign({ ...good, [missing]: undefined }))).toBeUndefined();
 });

@@ -8,11 +8,15 @@ import {
 import type pg from "pg";
 import type { Logger } from "pino";
 import { z } from "zod";
+import { UserError } from "../config.ts";
 import type { KeyRing } from "../crypto/keyRing.ts";
 import { withTransaction } from "../db/pools.ts";
 
 const RELOAD_MS = 30_000;
-const MIN_RELOAD_MS = 5_000;
+const ASK_MS = 5_000;
+const QUERY_MS = 5_000;
+const NO_KEY =
+  "The database has no key that signs access tokens: `npm run tokens:rotate -- --now` makes one.";
 /** A new key is published for so long before it signs that every instance, and every cache of the JWKS, has it. */
 const PUBLISHED_MINUTES = 10;
 /** A replaced key verifies until the last token that it signed has expired. */
@@ -38,62 +42,81 @@ export type TokenKey = {
   kid: string;
   publicJwk: z.output<typeof publicJwk>;
   publicKey: KeyObject;
-  privateKey: KeyObject;
+  /** Without it, the key only verifies. */
+  privateKey: KeyObject | undefined;
   signsFrom: Date;
 };
+export type SigningKey = TokenKey & { privateKey: KeyObject };
 /** The keys that verify now; of those that may sign, the newest does. */
 export type TokenKeys = {
-  signer(): TokenKey;
-  /** Looks again, once in five seconds at the most, for one that it does not know: another instance may have it. */
+  signer(): SigningKey;
+  /** Looks again, once in five seconds at the most, for one that it does not know: another instance may have made it. */
   find(kid: string): Promise<TokenKey | undefined>;
   all(): readonly TokenKey[];
 };
 export type TokenKeyStore = TokenKeys & { reload(): Promise<void>; close(): void };
 
 /** Keys in memory. */
-export const tokenKeysOf = (keys: () => readonly TokenKey[]): TokenKeys => ({
+export const tokenKeysOf = (
+  keys: () => readonly TokenKey[],
+  now: () => Date = () => new Date(),
+): TokenKeys => ({
   signer() {
-    const now = new Date();
-    const [newest] = keys()
-      .filter(({ signsFrom }) => signsFrom <= now)
+    const newestFirst = keys()
+      .filter((key): key is SigningKey => key.privateKey !== undefined)
       .sort((a, b) => b.signsFrom.getTime() - a.signsFrom.getTime());
-    if (!newest) throw new Error("There is no key that signs access tokens.");
-    return newest;
+    // PostgreSQL's clock may be ahead of ours: a first key signs all the same.
+    const signer = newestFirst.find(({ signsFrom }) => signsFrom <= now()) ?? newestFirst.at(-1);
+    if (!signer) throw new Error("There is no key that signs access tokens.");
+    return signer;
   },
   find: async (kid) => keys().find((key) => key.kid === kid),
   all: keys,
 });
 
-/** The keys in the database, read anew every half minute, so that all instances have the same. */
+/**
+ * The keys in the database, read anew every half minute, so that all instances have the same.
+ * Refuses to open without a key, or with one that it cannot unwrap.
+ */
 export async function openTokenKeys(options: {
   pool: pg.Pool;
   keyRing: Pick<KeyRing, "unwrap">;
   log: Logger;
+  now?: () => Date;
 }): Promise<TokenKeyStore> {
-  const { pool, keyRing, log } = options;
-  let keys = await load(pool, keyRing);
-  let loadedAt = Date.now();
+  const { pool, keyRing, log, now = () => new Date() } = options;
+  let keys = await load(pool, keyRing, (error) => {
+    throw error;
+  });
+  if (keys.length === 0) throw new UserError(NO_KEY);
+  let askedAt = Number.NEGATIVE_INFINITY;
   let loading: Promise<void> | undefined;
+  // Verifies only: one key that this ring cannot unwrap must not keep us from hearing that another was revoked.
+  const tolerate = (error: Error) => log.warn({ err: error }, "a token key signs nothing here");
   const reload = () => {
-    loading ??= load(pool, keyRing)
+    loading ??= load(pool, keyRing, tolerate)
       .then((loaded) => {
         keys = loaded;
+        if (keys.length === 0) log.error(NO_KEY);
       })
-      // The keys that are known go on working.
-      .catch((error: Error) => log.warn({ err: error }, "could not read the token keys"))
+      .catch((error: Error) =>
+        log.warn({ err: error }, "could not read the token keys; the known ones go on"),
+      )
       .finally(() => {
-        loadedAt = Date.now();
         loading = undefined;
       });
     return loading;
   };
   const timer = setInterval(() => void reload(), RELOAD_MS).unref();
-  const known = tokenKeysOf(() => keys);
+  const known = tokenKeysOf(() => keys, now);
   return {
     ...known,
     async find(kid) {
       const found = await known.find(kid);
-      if (found || Date.now() - loadedAt < MIN_RELOAD_MS) return found;
+      // Whoever invents ids costs one query in five seconds.
+      const mayAsk = now().getTime() - askedAt >= ASK_MS;
+      if (found || !(loading || mayAsk)) return found;
+      if (mayAsk) askedAt = now().getTime();
       await reload();
       return known.find(kid);
     },
@@ -102,24 +125,36 @@ export async function openTokenKeys(options: {
   };
 }
 
-async function load(pool: pg.Pool, keyRing: Pick<KeyRing, "unwrap">): Promise<TokenKey[]> {
-  const { rows } = await pool.query("select * from app_hidden.token_keys()");
-  const keys = storedKey.array().parse(rows);
-  if (keys.length === 0) throw new Error("The database has no key that signs access tokens.");
-  return keys.map(({ kid, public_jwk, kek_id, wrapped_private_key, signs_from }) => ({
-    kid,
-    publicJwk: public_jwk,
-    publicKey: createPublicKey({ key: public_jwk, format: "jwk" }),
-    privateKey: createPrivateKey({
-      key: keyRing.unwrap(wrapped_private_key, kek_id, { tokenKey: kid }),
-      format: "der",
-      type: "pkcs8",
-    }),
-    signsFrom: signs_from,
-  }));
+async function load(
+  pool: pg.Pool,
+  keyRing: Pick<KeyRing, "unwrap">,
+  onSealed: (error: Error) => void,
+): Promise<TokenKey[]> {
+  // A server that no longer answers must not hold up all reloads to come.
+  const query = { text: "select * from app_hidden.token_keys()", query_timeout: QUERY_MS };
+  const { rows } = await pool.query(query);
+  return storedKey
+    .array()
+    .parse(rows)
+    .map(({ kid, public_jwk, kek_id, wrapped_private_key, signs_from }) => {
+      let privateKey: KeyObject | undefined;
+      try {
+        const der = keyRing.unwrap(wrapped_private_key, kek_id, { tokenKey: kid });
+        privateKey = createPrivateKey({ key: der, format: "der", type: "pkcs8" });
+      } catch (error) {
+        const reason = error instanceof Error ? error.message : String(error);
+        onSealed(
+          new UserError(
+            `Cannot unwrap token key "${kid}" (${reason}) All instances need the key "${kek_id}" in ENCRYPTION_KEYS or secrets.json.`,
+          ),
+        );
+      }
+      const publicKey = createPublicKey({ key: public_jwk, format: "jwk" });
+      return { kid, publicJwk: public_jwk, publicKey, privateKey, signsFrom: signs_from };
+    });
 }
 
-export function generateTokenKey(signsFrom = new Date()): TokenKey {
+export function generateTokenKey(signsFrom = new Date()): SigningKey {
   const { privateKey, publicKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const kid = randomBytes(9).toString("base64url");
   const jwk = publicJwk.parse({ ...publicKey.export({ format: "jwk" }), kid, alg: "ES256", use: "sig" });
@@ -127,47 +162,65 @@ export function generateTokenKey(signsFrom = new Date()): TokenKey {
 }
 
 type Wrapping = Pick<KeyRing, "wrap">;
+export type Rotation = { kid: string; signsFrom: Date; othersVerifyUntil: Date };
 
-/** Makes the first key, as the owner, where there is none. Of several that start at once, one does. */
+// Not now(): that is when the transaction began, maybe before another, which held the lock, made its key.
+const LIVE = (key: string) => `(${key}.retired_at is null or ${key}.retired_at > clock_timestamp())`;
+
+/** Makes the first key, as the owner, where none signs. Of several that start at once, one does. */
 export const ensureTokenKey = (owner: pg.Pool, keyRing: Wrapping): Promise<void> =>
   changingKeys(owner, async (client) => {
-    const { rows } = await client.query(
-      "select from app_private.token_keys where signs_from <= now() and (retired_at is null or retired_at > now())",
-    );
-    if (rows.length === 0) await add(client, keyRing, 0);
+    if (!(await hasSigner(client))) await add(client, keyRing, 0);
   });
 
 /** Adds a key, which signs in ten minutes, or now; its predecessors verify until what they signed has expired. */
-export const rotateTokenKey = (
-  owner: pg.Pool,
-  keyRing: Wrapping,
-  { now = false } = {},
-): Promise<{ kid: string; signsFrom: Date }> =>
-  changingKeys(owner, async (client) => {
-    const added = await add(client, keyRing, now ? 0 : PUBLISHED_MINUTES);
-    await client.query(
-      `update app_private.token_keys set retired_at = $2::timestamptz + make_interval(mins => $3)
-        where kid <> $1 and retired_at is null`,
-      [added.kid, added.signsFrom, VERIFIES_MINUTES],
-    );
-    await client.query("delete from app_private.token_keys where retired_at < now() - interval '30 days'");
-    return added;
-  });
+export const rotateTokenKey = (owner: pg.Pool, keyRing: Wrapping, options?: { now?: boolean }) =>
+  changingKeys(owner, (client) => rotate(client, keyRing, options));
 
-/** Retires a key that somebody else may have, at once, with the tokens that it signed. False: there is no such key. */
-export const revokeTokenKey = (owner: pg.Pool, keyRing: Wrapping, kid: string): Promise<boolean> =>
+/** Retires a key that somebody else may have, at once, with the tokens that it signed. Undefined: it is not live. */
+export const revokeTokenKey = (owner: pg.Pool, keyRing: Wrapping, kid: string) =>
   changingKeys(owner, async (client) => {
     const { rowCount } = await client.query(
-      "update app_private.token_keys set retired_at = now() where kid = $1 and (retired_at is null or retired_at > now())",
+      `update app_private.token_keys set retired_at = now() where kid = $1 and ${LIVE("token_keys")}`,
       [kid],
     );
-    if (rowCount === 0) return false;
-    const { rows } = await client.query(
-      "select from app_private.token_keys where signs_from <= now() and (retired_at is null or retired_at > now())",
-    );
-    if (rows.length === 0) await add(client, keyRing, 0);
-    return true;
+    if (rowCount === 0) return undefined;
+    const now = !(await hasSigner(client));
+    // The key that signs now may be about to retire in favour of the one that was revoked.
+    const { rows } = await client.query("select from app_private.token_keys where retired_at is null");
+    return { successor: now || rows.length === 0 ? await rotate(client, keyRing, { now }) : undefined };
   });
+
+async function rotate(client: pg.PoolClient, keyRing: Wrapping, { now = false } = {}): Promise<Rotation> {
+  const { kid, signsFrom } = await add(client, keyRing, now ? 0 : PUBLISHED_MINUTES);
+  // One that would begin to sign after its successor never does. What retired earlier signs no more, and keeps its date.
+  const { rows } = await client.query(
+    `update app_private.token_keys k
+        set retired_at = case when k.signs_from >= successor.signs_from then now() else successor.signs_from + make_interval(mins => $2) end
+       from app_private.token_keys successor
+      where successor.kid = $1 and k.kid <> $1 and ${LIVE("k")}
+        and (
+          k.retired_at is null
+          or k.signs_from >= (
+            select max(p.signs_from) from app_private.token_keys p
+             where p.kid <> $1 and ${LIVE("p")} and p.signs_from <= clock_timestamp()
+          )
+        )
+     returning k.retired_at`,
+    [kid, VERIFIES_MINUTES],
+  );
+  await client.query("delete from app_private.token_keys where retired_at < now() - interval '30 days'");
+  const retirements = z.object({ retired_at: z.date() }).array().parse(rows);
+  const last = Math.max(signsFrom.getTime(), ...retirements.map(({ retired_at }) => retired_at.getTime()));
+  return { kid, signsFrom, othersVerifyUntil: new Date(last) };
+}
+
+async function hasSigner(client: pg.PoolClient): Promise<boolean> {
+  const { rows } = await client.query(
+    `select from app_private.token_keys where ${LIVE("token_keys")} and signs_from <= clock_timestamp() limit 1`,
+  );
+  return rows.length > 0;
+}
 
 function changingKeys<Result>(
   owner: pg.Pool,
@@ -185,7 +238,7 @@ async function add(client: pg.PoolClient, keyRing: Wrapping, minutes: number) {
   const { kekId, wrapped } = keyRing.wrap(der, { tokenKey: kid });
   const { rows } = await client.query(
     `insert into app_private.token_keys (kid, public_jwk, kek_id, wrapped_private_key, signs_from)
-     values ($1, $2, $3, $4, now() + make_interval(mins => $5)) returning signs_from`,
+     values ($1, $2, $3, $4, clock_timestamp() + make_interval(mins => $5)) returning signs_from`,
     [kid, JSON.stringify(jwk), kekId, wrapped, minutes],
   );
   return { kid, signsFrom: z.date().parse(rows[0]?.signs_from) };

@@ -15,6 +15,10 @@ const claims = z.object({
 export type Claims = z.output<typeof claims>;
 
 export const ACCESS_TOKEN_MINUTES = 15;
+/** What jsonwebtoken lets pass: no expiry, no time of issue, or any time between them. */
+const span = z
+  .object({ iat: z.int(), exp: z.int() })
+  .refine(({ iat, exp }) => exp - iat <= ACCESS_TOKEN_MINUTES * 60);
 
 export type TokenService = {
   /** The token lives for 15 minutes, or until `notAfter`. */
@@ -28,17 +32,19 @@ export type TokenService = {
 /** ES256 access tokens. Keys come from our own store: what a token's header says of keys is never followed. */
 export function makeTokenService(
   keys: TokenKeys,
-  { issuer, audience }: { issuer: string; audience: string },
+  options: { issuer: string; audience: string; now?: () => Date },
 ): TokenService {
+  const { issuer, audience, now = () => new Date() } = options;
+  const seconds = () => Math.floor(now().getTime() / 1000);
   // jsonwebtoken skips the check against an absent value.
   if (!issuer || !audience) throw new Error("Access tokens need an issuer and an audience.");
   return {
     sign({ sub, ...rest }, { notAfter } = {}) {
-      const now = Math.floor(Date.now() / 1000);
+      const iat = seconds();
       const latest = notAfter ? Math.floor(notAfter.getTime() / 1000) : Number.POSITIVE_INFINITY;
-      const exp = Math.min(now + ACCESS_TOKEN_MINUTES * 60, latest);
+      const exp = Math.min(iat + ACCESS_TOKEN_MINUTES * 60, latest);
       const signer = keys.signer();
-      const token = jwt.sign({ ...rest, iat: now, exp }, signer.privateKey, {
+      const token = jwt.sign({ ...rest, iat, exp }, signer.privateKey, {
         algorithm: "ES256",
         keyid: signer.kid,
         subject: sub,
@@ -52,14 +58,16 @@ export function makeTokenService(
       try {
         const header = jwt.decode(token, { complete: true })?.header;
         // `crit` names extensions that a verifier must understand; we know none.
-        const key = header?.kid && !("crit" in header) ? await keys.find(header.kid) : undefined;
+        if (!header?.kid || header.typ !== "JWT" || "crit" in header) return undefined;
+        const key = await keys.find(header.kid);
         if (!key) return undefined;
-        const payload = jwt.verify(token, key.publicKey, { algorithms: ["ES256"], issuer, audience });
-        // jsonwebtoken accepts a token without `exp`, and any span.
-        if (typeof payload === "string" || payload.exp === undefined || payload.iat === undefined)
-          return undefined;
-        if (payload.exp - payload.iat > ACCESS_TOKEN_MINUTES * 60) return undefined;
-        return claims.safeParse(payload).data;
+        const payload = jwt.verify(token, key.publicKey, {
+          algorithms: ["ES256"],
+          issuer,
+          audience,
+          clockTimestamp: seconds(),
+        });
+        return span.safeParse(payload).success ? claims.safeParse(payload).data : undefined;
       } catch {
         return undefined;
       }
