@@ -1,5 +1,5 @@
 --! Previous: sha1:05b2d9aa9b1440ce96d196d51f25d9c27d38a715
---! Hash: sha1:13581978ca23fce7ddbec44691c82e3ea7075584
+--! Hash: sha1:939b1f0c638302163b52ed69f13a0432e4078a79
 --! Message: identity
 
 --! split: 1-current.sql
@@ -2477,6 +2477,11 @@ alter table app_private.event_keys enable row level security, force row level se
 drop policy if exists owner_all on app_private.event_keys;
 create policy owner_all on app_private.event_keys to erp_user using (true) with check (true);
 comment on policy owner_all on app_private.event_keys is 'Migrations, DBAs and definer functions.';
+
+alter table app_private.token_keys enable row level security, force row level security;
+drop policy if exists owner_all on app_private.token_keys;
+create policy owner_all on app_private.token_keys to erp_user using (true) with check (true);
+comment on policy owner_all on app_private.token_keys is 'Migrations, DBAs and definer functions.';
 --! EndIncluded policies/app_private.sql
 --! Included policies/sessions.sql
 -- People see their own sessions. They are opened, rotated and ended by functions.

@@ -1,5 +1,5 @@
---! Previous: sha1:13581978ca23fce7ddbec44691c82e3ea7075584
---! Hash: sha1:2113c336f7b8e4cb014bc3d6b473ba2c00465eda
+--! Previous: sha1:939b1f0c638302163b52ed69f13a0432e4078a79
+--! Hash: sha1:30cae6ba65801709acecc046286346426ead7f39
 --! Message: validate identity
 
 --! split: 1-current.sql
