@@ -99,14 +99,15 @@ it("counts a whole /64 of IPv6 as one address", async () => {
 
 it("throttles a thousand sign-ins from one address, whatever accounts they try, while others read on", async () => {
   const token = await api.signIn("acme", "admin");
+  const started = Date.now();
   const attack = times(1_000, (index) => login({ ...wrong, email: `victim${index}@acme.test` }));
   const reads = await times(20, () => api.query("{ currentUser { email } }", { token }));
   expect(reads.filter(({ errors }) => errors)).toEqual([]);
   const counted = codes(await attack);
   expect((counted.UNAUTHENTICATED ?? 0) + (counted.RATE_LIMITED ?? 0)).toBe(1_000);
   // 60, and what trickles back in while it lasts.
-  expect(counted.UNAUTHENTICATED).toBeLessThan(100);
-});
+  expect(counted.UNAUTHENTICATED).toBeLessThan(60 + 40 + (Date.now() - started) / 1_000);
+}, 120_000);
 
 it("refuses a thousand sign-ins in one request before any of them is tried", async () => {
   const aliases = Array.from(

@@ -6,13 +6,13 @@ import { z } from "zod";
 /** A connection that fails while idle is replaced by the pool; without a listener it would end the process. */
 export function makePool(
   url: string,
-  options: { name: string; max: number; log: Logger; pipeline?: boolean },
+  options: { name: string; max: number; log: Logger; pipeline?: boolean; patienceMs?: number },
 ): pg.Pool {
   const pool = new pg.Pool({
     connectionString: connectionString(url),
     max: options.max,
     application_name: `erp-analytics ${options.name}`,
-    connectionTimeoutMillis: 2_000,
+    connectionTimeoutMillis: options.patienceMs ?? 2_000,
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
     ...(options.pipeline ? { pipeline: true } : {}),

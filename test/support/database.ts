@@ -29,7 +29,8 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   const rolesSql = await readFile(paths.rolesSql, "utf8");
   await withClient(urls.root, (client) => client.query(rolesSql));
   const pool = (url: string, pipeline = false) =>
-    makePool(url, { name: "test", max: 10, log: silent, pipeline });
+    // Patient: on a busy machine, a connection may take longer than a client should wait.
+    makePool(url, { name: "test", max: 10, log: silent, pipeline, patienceMs: 20_000 });
   const [owner, authenticator, worker] = [
     pool(urls.owner),
     pool(urls.authenticator, true),
