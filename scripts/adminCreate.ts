@@ -1,4 +1,4 @@
-import { text } from "node:stream/consumers";
+import { addAbortSignal } from "node:stream";
 import { parseArgs } from "node:util";
 import { pino } from "pino";
 import { read } from "read";
@@ -17,10 +17,10 @@ The password is asked for, or read from stdin when that is no terminal.`;
 
 /** The first SUPER_ADMIN of an installation. */
 await runProgram(
-  async (onStop, say) => {
+  async (onStop, say, signal) => {
     const { email, firstName, lastName } = parse();
     const config = loadConfig();
-    const password = process.stdin.isTTY ? await ask() : firstLine(await text(process.stdin));
+    const password = process.stdin.isTTY ? await ask() : await firstLine(signal);
     try {
       assertAcceptable(
         password,
@@ -42,33 +42,58 @@ await runProgram(
 );
 
 function parse() {
-  let values: { email?: string; "first-name"?: string; "last-name"?: string; password?: string };
-  try {
-    const string = { type: "string" } as const;
-    ({ values } = parseArgs({
-      options: { email: string, "first-name": string, "last-name": string, password: string },
-    }));
-  } catch (error) {
-    throw new UserError(`${error instanceof Error ? error.message : String(error)}.\n\n${USAGE}`);
-  }
-  if (values.password !== undefined)
+  if (process.argv.some((argument) => argument.startsWith("--pass")))
     throw new UserError(
       "A password does not belong on the command line, where others of the machine can read it. Leave --password out.",
     );
+  let values: { email?: string; "first-name"?: string; "last-name"?: string };
+  try {
+    const string = { type: "string" } as const;
+    ({ values } = parseArgs({ options: { email: string, "first-name": string, "last-name": string } }));
+  } catch (error) {
+    throw new UserError(`${error instanceof Error ? error.message : String(error)}\n\n${USAGE}`);
+  }
   const email = values.email?.trim().toLowerCase();
   if (!email) throw new UserError(`--email is missing.\n\n${USAGE}`);
-  if (!/^[^@\s]+@[^@\s]+$/.test(email)) throw new UserError(`"${values.email}" is not an e-mail address.`);
-  return { email, firstName: values["first-name"], lastName: values["last-name"] };
+  if (!/^[^@\s]+@[^@\s]+$/.test(email) || email.length > 320)
+    throw new UserError(`"${values.email}" is not an e-mail address.`);
+  const name = (option: "first-name" | "last-name") => {
+    const given = values[option]?.trim() || undefined;
+    if (given && given.length > 200) throw new UserError(`--${option} has more than 200 characters.`);
+    return given;
+  };
+  return { email, firstName: name("first-name"), lastName: name("last-name") };
 }
 
 async function ask(): Promise<string> {
-  const password = await read({ prompt: "Password: ", silent: true, replace: "*" });
-  const again = await read({ prompt: "The same again: ", silent: true, replace: "*" });
-  if (password !== again) throw new UserError("The two passwords differ. Nothing was changed.");
+  const password = await prompt("Password: ");
+  if (password !== (await prompt("The same again: ")))
+    throw new UserError("The two passwords differ. Nothing was changed.");
   return password;
 }
 
-function firstLine(input: string): string {
+/** `read` rejects on Ctrl-C, and leaves its promise open on Ctrl-D. */
+function prompt(question: string): Promise<string> {
+  return new Promise<string>((answered, failed) => {
+    const cancel = () => failed(new UserError("Cancelled. Nothing was changed."));
+    process.stdin.once("pause", () => setImmediate(cancel));
+    read({ prompt: question, silent: true }).then(answered, cancel);
+  }).finally(() => process.stdout.write("\n"));
+}
+
+/** Of stdin, which may stay open after it. */
+async function firstLine(signal: AbortSignal): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of addAbortSignal(signal, process.stdin)) {
+    chunks.push(chunk);
+    if (chunk.includes("\n")) break;
+  }
+  let input: string;
+  try {
+    input = new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(chunks));
+  } catch {
+    throw new UserError("The password on stdin is not UTF-8.");
+  }
   const [line = ""] = input.split(/\r?\n/);
   if (!line) throw new UserError("stdin has no password in its first line.");
   return line;

@@ -1,6 +1,9 @@
-import { expect, it } from "@jest/globals";
+import { setImmediate as turn } from "node:timers/promises";
+import { expect, it, jest } from "@jest/globals";
 import { hash } from "@node-rs/argon2";
+import * as strength from "../src/auth/passwordStrength.ts";
 import { assertAcceptable, hashPassword, needsRehash, verifyPassword } from "../src/auth/passwords.ts";
+import * as errors from "../src/graphql/errors.ts";
 
 const reasonOf = (password: string, about: string[] = []): unknown => {
   try {
@@ -12,6 +15,7 @@ const reasonOf = (password: string, about: string[] = []): unknown => {
 };
 
 it.each([
+  "correct horse battery staple",
   "correct-horse-battery-staple-42",
   "seven purple otters dancing",
   "Zq7#vT9!mLp2",
@@ -28,8 +32,17 @@ it.each([
   ["Password1234!", []],
   ["nora@acme.test", ["nora@acme.test"]],
   ["acmeretail2026", ["Acme Retail", "acme"]],
+  ["acme-retail-2026", ["Acme Retail", "acme"]],
+  ["acme_retail_2026", ["Acme Retail", "acme"]],
+  ["acme.retail.2026", ["Acme Retail", "acme"]],
+  ["P4$$w0rd!2026", []],
 ])("refuses %s, which is easy to guess", (password, about) => {
   expect(reasonOf(password, about)).toBe("weak_password");
+});
+
+it("says what makes a password easy to guess", () => {
+  expect(() => assertAcceptable("aaaaaaaaaaaa", [])).toThrow(/^This password is easy to guess\. .*repeat/i);
+  expect(() => assertAcceptable("qwertyuiop[]", [])).toThrow(/keyboard|row of keys/i);
 });
 
 it("counts characters, not bytes, from 12 to 1,000", () => {
@@ -48,10 +61,32 @@ it("knows a password however its letters are composed", async () => {
   expect(await verifyPassword(stored, "senor pinguino")).toBe(false);
 });
 
+it("counts and knows a long one however it is composed", async () => {
+  const longest = "\ud55c\uae00".repeat(500);
+  const decomposed = longest.normalize("NFD");
+  expect(decomposed).toHaveLength(3_000);
+  expect(await verifyPassword(await hashPassword(longest), decomposed)).toBe(true);
+  expect(reasonOf(decomposed)).not.toBe("password_length");
+  expect(reasonOf(`${decomposed}x`)).toBe("password_length");
+});
+
 it("matches nothing for nobody, and nothing far too long", async () => {
   expect(await verifyPassword(undefined, "nobody's password")).toBe(false);
   const stored = await hashPassword("");
+  expect(await verifyPassword(stored, "")).toBe(true);
   expect(await verifyPassword(stored, "x".repeat(10_000_000))).toBe(false);
+});
+
+it("matches nothing that is no text, and hashes none", async () => {
+  const stored = await hashPassword("half a \ufffd character");
+  expect(await verifyPassword(stored, "half a \ufffd character")).toBe(true);
+  expect(await verifyPassword(stored, "half a \ud800 character")).toBe(false);
+  const withNul = await hash("a\0b", { memoryCost: 4_096, timeCost: 1, parallelism: 1 });
+  expect(await verifyPassword(withNul, "a\0b")).toBe(false);
+  const refused = (reason: string) => ({ code: "INVALID_INPUT", extensions: { reason } });
+  await expect(hashPassword("half a \ud800")).rejects.toMatchObject(refused("password_characters"));
+  await expect(hashPassword("a\0b")).rejects.toMatchObject(refused("password_characters"));
+  await expect(hashPassword("x".repeat(10_000_000))).rejects.toMatchObject(refused("password_length"));
 });
 
 it("still takes a hash of smaller parameters, and wants it made anew", async () => {
@@ -62,10 +97,54 @@ it("still takes a hash of smaller parameters, and wants it made anew", async () 
   expect(needsRehash("$argon2i$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA")).toBe(true);
 });
 
-it("keeps a queue of hashes that ends, and says when to come back", async () => {
-  const outcomes = await Promise.allSettled(Array.from({ length: 300 }, () => hashPassword("x")));
+/** The module anew, on an argon2 that only counts. */
+async function withCountingArgon() {
+  const asked: string[] = [];
+  const running = { now: 0, most: 0 };
+  const work = async (call: string) => {
+    asked.push(call);
+    running.most = Math.max(running.most, ++running.now);
+    await turn();
+    running.now--;
+  };
+  jest.resetModules();
+  jest.unstable_mockModule("../src/graphql/errors.ts", () => errors);
+  jest.unstable_mockModule("../src/auth/passwordStrength.ts", () => strength);
+  jest.unstable_mockModule("@node-rs/argon2", () => ({
+    hash: async () => {
+      await work("hash");
+      return "$argon2id$";
+    },
+    verify: async (against: string) => {
+      await work(against.slice(0, against.lastIndexOf("p=1$") + 4));
+      return true;
+    },
+  }));
+  return { asked, running, fresh: await import("../src/auth/passwords.ts") };
+}
+
+it("asks argon2 once, for the same work, whether there is a hash or not, from the first sign-in on", async () => {
+  const dear = "$argon2id$v=19$m=19456,t=2,p=1$";
+  for (const stored of [undefined, `${dear}c2FsdA$aGFzaA`]) {
+    const { asked, fresh } = await withCountingArgon();
+    expect(await fresh.verifyPassword(stored, "some password")).toBe(stored !== undefined);
+    expect(await fresh.verifyPassword(stored, "half a \ud800")).toBe(false);
+    expect(asked).toEqual([dear, dear]);
+  }
+});
+
+it("hashes two at once and keeps 200 waiting, then says when to come back; afterwards all is as before", async () => {
+  const { running, fresh } = await withCountingArgon();
+  const flood = Array.from({ length: 300 }, () => fresh.hashPassword("x"));
+  const tooMany = { code: "RATE_LIMITED", extensions: { retryAfterSeconds: 1 } };
+  const refusedUser = expect(fresh.verifyPassword("$argon2id$", "x")).rejects.toMatchObject(tooMany);
+  const refusedNobody = expect(fresh.verifyPassword(undefined, "x")).rejects.toMatchObject(tooMany);
+  const outcomes = await Promise.allSettled(flood);
+  await Promise.all([refusedUser, refusedNobody]);
   const refused = outcomes.filter((outcome) => outcome.status === "rejected");
-  expect(refused.length).toBeGreaterThan(50);
-  for (const { reason } of refused)
-    expect(reason).toMatchObject({ code: "RATE_LIMITED", extensions: { retryAfterSeconds: 1 } });
+  expect(refused).toHaveLength(98);
+  for (const { reason } of refused) expect(reason).toMatchObject(tooMany);
+  expect(running).toEqual({ now: 0, most: 2 });
+  expect(await fresh.verifyPassword(undefined, "x")).toBe(false);
+  expect(await fresh.verifyPassword("$argon2id$", "x")).toBe(true);
 });

@@ -45,8 +45,10 @@ export function createAdministrator(owner: pg.Pool, administrator: Administrator
        on conflict (tenant_id, user_id) do update set password_hash = excluded.password_hash`,
       [tenantId, id, passwordHash],
     );
+    await client.query("select app_private.revoke_sessions($1, $2, null)", [tenantId, id]);
+    // A link that is still under way would undo the password, or the e-mail.
     await client.query(
-      "update sessions set revoked_at = now() where tenant_id = $1 and user_id = $2 and revoked_at is null",
+      "delete from app_private.one_time_tokens where tenant_id = $1 and user_id = $2 and used_at is null",
       [tenantId, id],
     );
   });

@@ -23,18 +23,20 @@ function limited<Result>(work: () => Promise<Result>): Promise<Result> {
   return hashing(work);
 }
 
-export const hashPassword = (password: string): Promise<string> =>
-  limited(() => hash(password.normalize("NFKC"), parameters));
+export async function hashPassword(password: string): Promise<string> {
+  const text = wellFormed(password);
+  return limited(() => hash(text, parameters));
+}
 
-let absent: Promise<string> | undefined;
+/** Of no password, and a constant: one that is hashed at the first sign-in may fail, and takes time then. */
+const { memoryCost, timeCost, parallelism } = parameters;
+const ABSENT = `$argon2id$v=19$m=${memoryCost},t=${timeCost},p=${parallelism}$${"A".repeat(22)}$${"A".repeat(43)}`;
+
 /** Takes as long without a hash as with one, so that an answer's time does not tell who exists. */
 export async function verifyPassword(passwordHash: string | undefined, password: string): Promise<boolean> {
-  // What is far too long is not even normalised.
-  const measurable = isMeasurable(password);
-  absent ??= hashPassword("nobody's password");
-  const against = passwordHash ?? (await absent);
-  const matches = await limited(() => verify(against, measurable ? password.normalize("NFKC") : ""));
-  return matches && measurable && passwordHash !== undefined;
+  const text = normalised(password);
+  const matches = await limited(() => verify(passwordHash ?? ABSENT, text ?? ""));
+  return matches && text !== undefined && passwordHash !== undefined;
 }
 
 /** Whether a hash was made with less than today's parameters. */
@@ -54,23 +56,34 @@ export function needsRehash(passwordHash: string): boolean {
  * @param about what a guesser would try first: e-mail, names, the tenant
  */
 export function assertAcceptable(password: string, about: readonly string[]): void {
-  const length = isMeasurable(password) ? [...password.normalize("NFKC")].length : Number.POSITIVE_INFINITY;
-  if (length < MIN_LENGTH || length > MAX_LENGTH)
-    throw new ApiError(
-      "INVALID_INPUT",
-      `A password has ${MIN_LENGTH} to ${MAX_LENGTH.toLocaleString("en")} characters.`,
-      { reason: "password_length" },
-    );
-  if (!password.isWellFormed() || password.includes("\0"))
-    throw new ApiError("INVALID_INPUT", "The password has a character that is none.", {
-      reason: "password_characters",
-    });
-  const { grade, advice } = estimateStrength(password.normalize("NFKC"), about);
+  const text = wellFormed(password);
+  const { length } = [...text];
+  if (length < MIN_LENGTH || length > MAX_LENGTH) throw refusal("password_length");
+  const { grade, advice } = estimateStrength(text, about);
   if (grade < MIN_STRENGTH)
     throw new ApiError("INVALID_INPUT", `This password is easy to guess. ${advice}`.trim(), {
       reason: "weak_password",
     });
 }
 
-/** Two units for a character beyond the BMP. */
-const isMeasurable = (password: string) => password.length <= 2 * MAX_LENGTH;
+const refusals = {
+  password_length: `A password has ${MIN_LENGTH} to ${MAX_LENGTH.toLocaleString("en")} characters.`,
+  password_characters: "The password has half a character (a lone surrogate) or a NUL: type it anew.",
+};
+const refusal = (reason: keyof typeof refusals) =>
+  new ApiError("INVALID_INPUT", refusals[reason], { reason });
+
+/** What is far too long is not even normalised. NFKC makes one character of up to six units, such as of U+16126's. */
+const isMeasurable = (password: string) => password.length <= 6 * MAX_LENGTH;
+
+/** Undefined for what is no password: argon2 would take every lone surrogate for the same U+FFFD. */
+const normalised = (password: string) =>
+  isMeasurable(password) && password.isWellFormed() && !password.includes("\0")
+    ? password.normalize("NFKC")
+    : undefined;
+
+function wellFormed(password: string): string {
+  const text = normalised(password);
+  if (text === undefined) throw refusal(isMeasurable(password) ? "password_characters" : "password_length");
+  return text;
+}
