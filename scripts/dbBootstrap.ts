@@ -37,7 +37,7 @@ await runProgram(
       databases,
       passwords: { owner: password(owner), authenticator: password(authenticator), worker: password(worker) },
     });
-    // Token and encryption keys, for all instances to share.
+    // Encryption keys, for all instances to share.
     await loadSecrets(resolve(config.DATA_DIR));
     say(
       `Made the roles and ${databases.join(", ")}. Next: npm run db -- migrate, then npm run api and npm run worker.`,

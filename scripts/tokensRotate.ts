@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { pino } from "pino";
-import { revokeTokenKey, rotateTokenKey } from "../src/auth/tokenKeys.ts";
+import { revokeTokenKey, rotateTokenKey } from "../src/auth/tokenKeyRotation.ts";
 import { loadConfig, UserError } from "../src/config.ts";
 import { keyRingOf } from "../src/crypto/keyRing.ts";
 import { openDatabase } from "../src/db/database.ts";

@@ -44,8 +44,8 @@ const settings = z.object({
   SMTP_URL: z
     .string()
     .refine(
-      (text) => URL.canParse(text) && /^smtps?:$/.test(new URL(text).protocol),
-      "must be a URL such as smtps://user:password@mail.example:465",
+      isSmtpUrl,
+      "must be a URL such as smtps://user:password@mail.example:465, or smtp:// with ?requireTLS=true",
     )
     .optional(),
   MAIL_FROM: z
@@ -125,6 +125,17 @@ function isSubnet(text: string): boolean {
   return (
     ["loopback", "linklocal", "uniquelocal"].includes(text) ||
     (isIP(address) > 0 && /^\d{0,3}$/.test(bits ?? ""))
+  );
+}
+
+/** Of what a query may set, only the TLS of smtp:// is ours to offer: `debug` and `logger` would print mails, with their links. */
+function isSmtpUrl(text: string): boolean {
+  if (!URL.canParse(text)) return false;
+  const { protocol, hostname, searchParams } = new URL(text);
+  return (
+    /^smtps?:$/.test(protocol) &&
+    hostname !== "" &&
+    [...searchParams].every(([name, value]) => name === "requireTLS" && value === "true")
   );
 }
 

@@ -26,6 +26,8 @@ export function makeKeyRing(encryptionKeys: readonly { id: string; key: string }
   for (const [id, key] of keys)
     if (key.length !== 32)
       throw new UserError(`Encryption key "${id}" has ${key.length} bytes instead of 32.`);
+  if (keys.size < encryptionKeys.length)
+    throw new UserError("Two encryption keys have the same id. Give each an id of its own.");
   const current = encryptionKeys[0]?.id;
   if (current === undefined) throw new UserError("There is no encryption key.");
   const find = (id: string) => {
