@@ -3,7 +3,7 @@ import { access, context, list, type SideEffectStep } from "postgraphile/grafast
 import { extendSchema } from "postgraphile/utils";
 import { z } from "zod";
 import { generateApiKey } from "../src/auth/apiKeys.ts";
-import { ApiError } from "../src/graphql/errors.ts";
+import { claimsOf } from "../src/auth/requests.ts";
 
 const createInput = z.object({
   name: z.string(),
@@ -47,9 +47,7 @@ export const ApiKeysPlugin = extendSchema((build) => {
               list([context().get("identity"), context().get("keyEnvironment"), args.getRaw("input")]),
               async (client, [identity, environment, input]): Promise<Created> => {
                 const { name, scopes, expiresAt } = createInput.parse(input);
-                if (!identity.claims)
-                  throw new ApiError("UNAUTHENTICATED", "Sign in first: send an access token.");
-                const { tenant_id } = identity.claims;
+                const { tenant_id } = claimsOf(identity);
                 const { id, text, secretHash } = generateApiKey(environment, tenant_id);
                 await client.query({
                   text: "select app_hidden.create_api_key($1, $2, $3, $4, $5, $6)",

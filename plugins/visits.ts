@@ -2,6 +2,7 @@ import { sideEffectWithPgClientTransaction } from "postgraphile/@dataplan/pg";
 import { access, context, lambda, list, type SideEffectStep } from "postgraphile/grafast";
 import { extendSchema } from "postgraphile/utils";
 import { z } from "zod";
+import { claimsOf } from "../src/auth/requests.ts";
 import type { SignIn } from "../src/auth/sessions.ts";
 import { ApiError } from "../src/graphql/errors.ts";
 import { tokenFields } from "./tokenFields.ts";
@@ -54,9 +55,8 @@ export const VisitsPlugin = extendSchema((build) => {
               list([context().get("identity"), context().get("auth"), args.getRaw("input")]),
               async (client, [identity, { sessions }, input]): Promise<Visit> => {
                 const { tenantId, role, reason, minutes } = enterInput.parse(input);
-                const home = identity.claims;
-                if (!home || !("sub" in home))
-                  throw new ApiError("UNAUTHENTICATED", "Sign in first: send an access token.");
+                const home = claimsOf(identity);
+                if (!("sub" in home)) throw new ApiError("FORBIDDEN", "An API key enters no tenant.");
                 let endsAt = new Date();
                 const visit = await sessions.begin(home.tenant_id, async (refreshTokenHash) => {
                   const { rows } = await client.query<z.input<typeof entered>>({

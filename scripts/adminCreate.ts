@@ -55,8 +55,6 @@ function parse() {
   }
   const email = values.email?.trim().toLowerCase();
   if (!email) throw new UserError(`--email is missing.\n\n${USAGE}`);
-  if (!/^[^@\s]+@[^@\s]+$/.test(email) || email.length > 320)
-    throw new UserError(`"${values.email}" is not an e-mail address.`);
   const name = (option: "first-name" | "last-name") => {
     const given = values[option]?.trim() || undefined;
     if (given && given.length > 200) throw new UserError(`--${option} has more than 200 characters.`);

@@ -6,8 +6,8 @@ export function listen(server: Server, { HOST, PORT }: Pick<Config, "HOST" | "PO
   return new Promise((listening, failed) => {
     server.once("error", (error: NodeJS.ErrnoException) => {
       const reasons: Record<string, string> = {
-        EADDRINUSE: `Port ${PORT} on ${HOST} is taken by another program. Set another: PORT=${PORT + 1} npm start.`,
-        EACCES: `Port ${PORT} is reserved for the superuser. Set one above 1023: PORT=4000 npm start.`,
+        EADDRINUSE: `Port ${PORT} on ${HOST} is taken by another program. Set another, such as PORT=${PORT + 1}.`,
+        EACCES: `Port ${PORT} is reserved for the superuser. Set one above 1023, such as PORT=4000.`,
         EADDRNOTAVAIL: `HOST ${HOST} is not an address of this machine.`,
         ENOTFOUND: `HOST ${HOST} is not an address of this machine.`,
       };

@@ -10,7 +10,7 @@ const payload = z.union([
   z.object({
     tenantId: z.uuid(),
     userId: z.uuid(),
-    notice: z.enum(["password_changed", "email_changed"]),
+    notice: z.enum(["password_changed", "email_change_requested", "email_changed"]),
     email: z.string(),
   }),
 ]);

@@ -100,7 +100,7 @@ it("gives a key what its scopes say, and no more", async () => {
     reason: "api_keys:manage",
   });
   for (const field of ["logout", "logoutEverywhere"])
-    expect(error(await call(secret, field, {}, "clientMutationId"))?.code).toMatch(/FORBIDDEN|NOT_FOUND/);
+    expect(error(await call(secret, field, {}, "clientMutationId"))).toEqual({ code: "FORBIDDEN" });
 });
 
 it("takes the tenant from the key alone, and records the key as the actor", async () => {
@@ -153,7 +153,8 @@ it("refuses a key that is revoked, expired, forged, of another deployment or of 
   expect(error(await count(mixed))).toEqual(refused);
   for (const malformed of [
     secret.slice(0, -3),
-    `${secret}x`,
+    // With one more, a short secret would have the right length.
+    `${secret}xx`,
     "erp_test_abc",
     secret.replace("erp_test", "erp_live"),
   ]) {
@@ -177,7 +178,9 @@ it("makes no key without the right, the feature, a known scope, or a future", as
     { scopes: ["users:manage"] },
     { scopes: ["audit:read"] },
     { scopes: ["analytics:read"], expiresAt: "2020-01-01T00:00:00Z" },
+    { scopes: ["analytics:read"], expiresAt: "infinity" },
     { scopes: ["analytics:read"], name: "" },
+    { scopes: ["analytics:read"], name: " " },
   ])
     expect(error(await create(bad))?.code).toBe("INVALID_INPUT");
   await database.owner.query("update users set permissions = '{api_keys:manage}' where id = $1", [

@@ -354,6 +354,7 @@ it("lets names bring neither headers nor tags nor anything that mail programs ma
 
 it.each([
   ["password_changed", /^Your password for/, true],
+  ["email_change_requested", /^Another e-mail address for/, false],
   ["email_changed", /^Your e-mail address for/, false],
 ] as const)("tells %s to the address that it is for", async (notice, subject, offersReset) => {
   const email = "old@acme.test";

@@ -258,6 +258,25 @@ it("mails one person ten times an hour at the most", async () => {
   expect(error(await resend())).toMatchObject({ code: "RATE_LIMITED" });
 });
 
+it("mails an address ten times an hour at the most, also when each invitation is withdrawn again", async () => {
+  const email = "withdrawn@acme.test";
+  for (let index = 0; index < 10; index++) {
+    const userId = (await invite(email)).data.inviteUser.user.id;
+    expect((await call("revokeInvitation", { userId }, "userId", admin)).errors).toBeUndefined();
+  }
+  expect(error(await invite(email))).toMatchObject({ code: "RATE_LIMITED" });
+  expect((await invite("another@acme.test")).errors).toBeUndefined();
+});
+
+it("changes the password and e-mail of nobody who is not signed in", async () => {
+  const input = { currentPassword: PASSWORD };
+  for (const answer of [
+    await call("changePassword", { ...input, newPassword: GOOD }, "done"),
+    await call("changeEmail", { ...input, newEmail: "uma@acme.test" }, "done"),
+  ])
+    expect(error(answer)).toEqual({ code: "UNAUTHENTICATED" });
+});
+
 it("leaves no room in a mail for headers, tags or links of somebody's own", async () => {
   await database.owner.query("update tenants set name = $2 where id = $1", [
     acme.id,

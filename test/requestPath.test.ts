@@ -34,7 +34,9 @@ it("takes back a mutation that fails, and keeps those beside it", async () => {
     b: null,
     c: { integration: { name: "Third" } },
   });
-  expect(errors).toEqual([expect.objectContaining({ path: ["b"], extensions: { code: "INVALID_INPUT" } })]);
+  expect(errors).toEqual([
+    expect.objectContaining({ path: ["b"], extensions: { code: "INVALID_INPUT", field: "provider" } }),
+  ]);
   const { rows } = await database.owner.query(
     "select name from integrations where name <> 'Shop' order by name",
   );

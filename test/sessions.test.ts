@@ -187,3 +187,13 @@ it("purges what ended long ago, and nothing that is in use", async () => {
   expect(rowCount).toBe(0);
   expect(await reasonOf(accessToken)).toBeUndefined();
 });
+
+it("knows a stolen refresh token for as long as its session lives, whatever was purged", async () => {
+  const { refreshToken } = await login("user");
+  const { tokens } = await refresh(refreshToken);
+  await age("8 days");
+  await database.worker.query("select app_hidden.purge_expired()");
+  expect((await refresh(refreshToken)).error).toMatchObject({ code: "UNAUTHENTICATED", reason: "revoked" });
+  expect(await reasonOf(tokens.accessToken)).toBe("revoked");
+  expect((await refresh(tokens.refreshToken)).error).toMatchObject({ reason: "revoked" });
+});

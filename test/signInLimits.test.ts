@@ -1,8 +1,11 @@
+import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
 import { hash } from "@node-rs/argon2";
-import { startApi, type TestApi } from "./support/api.ts";
+import { deriveOneTimeToken } from "../src/auth/oneTimeTokens.ts";
+import { startApi, type TestApi, testKeyRing } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { createTenant, PASSWORD, type TestTenant } from "./support/tenants.ts";
+import { untilBlocked } from "./support/until.ts";
 
 let database: TestDatabase;
 let api: TestApi;
@@ -81,19 +84,101 @@ it("takes no forged X-Forwarded-For for another address", async () => {
   expect(codes(answers)).toEqual({ UNAUTHENTICATED: 10, RATE_LIMITED: 5 });
 });
 
+const from = (address: string) => ({ at: behindProxy, headers: { "x-forwarded-for": address } });
+const attack = (input = wrong) => times(60, (index) => login(input, from(`198.51.100.${index}`)));
+
 it("stops an attack from many addresses, and still lets in the user from where they were before", async () => {
-  const from = (address: string) => ({ at: behindProxy, headers: { "x-forwarded-for": address } });
   expect((await login(right, from("203.0.113.7"))).user).toBeDefined();
-  const attack = await times(60, (index) => login(wrong, from(`198.51.100.${index}`)));
-  expect(codes(attack)).toEqual({ UNAUTHENTICATED: 50, RATE_LIMITED: 10 });
+  expect(codes(await attack())).toEqual({ UNAUTHENTICATED: 50, RATE_LIMITED: 10 });
   expect((await login(right, from("192.0.2.200"))).error.code).toBe("RATE_LIMITED");
   expect((await login(right, from("203.0.113.7"))).user).toBeDefined();
 });
 
-it("counts a whole /64 of IPv6 as one address", async () => {
-  const answers = await times(15, (index) =>
-    login(wrong, { at: behindProxy, headers: { "x-forwarded-for": `2001:db8::${index + 1}` } }),
+it("knows a user's network again by the /64 of IPv6, and by when it was last used", async () => {
+  await login(right, from("2001:db8:1:1::aaaa"));
+  await attack();
+  const enters = async (address: string) => (await login(right, from(address))).user !== undefined;
+  expect(await enters("2001:db8:1:2::aaaa")).toBe(false);
+  expect(await enters("2001:db8:1:1::bbbb")).toBe(true);
+  await database.owner.query("update sessions set created_at = now() - interval '40 days'");
+  expect(await enters("2001:db8:1:1::cccc")).toBe(true);
+  await database.owner.query("update sessions set last_used_at = now() - interval '31 days'");
+  expect(await enters("2001:db8:1:1::dddd")).toBe(false);
+});
+
+it("forgets what was guessed of a password when it is reset", async () => {
+  const user = { ...right, email: "user@acme.test" };
+  await attack({ ...user, password: "wrong" });
+  expect((await login(user, from("192.0.2.200"))).error.code).toBe("RATE_LIMITED");
+  const tokenId = randomUUID();
+  const { token, hash: tokenHash } = deriveOneTimeToken(testKeyRing, { tenantId: acme.id, tokenId });
+  await database.owner.query(
+    `insert into app_private.one_time_tokens (tenant_id, id, user_id, purpose, email, token_hash, expires_at)
+     values ($1, $2, $3, 'password_reset', 'user@acme.test', $4, now() + interval '1 hour')`,
+    [acme.id, tokenId, acme.users.user.id, tokenHash],
   );
+  const password = "seven purple otters dancing";
+  const reset = await api.query(
+    "mutation ($input: ResetPasswordInput!) { resetPassword(input: $input) { done } }",
+    { variables: { input: { token, newPassword: password } } },
+  );
+  expect(reset.errors).toBeUndefined();
+  expect((await login({ ...user, password }, from("192.0.2.200"))).user.email).toBe("user@acme.test");
+});
+
+it("records that sign-ins are throttled once in ten minutes for each network and tenant", async () => {
+  await database.owner.query("delete from audit_logs");
+  const guess = (address: string, input = wrong) => times(15, () => login(input, from(address)));
+  const throttled = async () => {
+    const { rows } = await database.owner.query(
+      `select t.slug, l.actor_kind, l.resource_id, l.changes ->> 'email' as email, l.ip_address
+         from audit_logs l join tenants t on t.id = l.tenant_id
+        where l.action = 'session.refused' and l.changes ->> 'reason' = 'throttled' order by l.id`,
+    );
+    return rows;
+  };
+  const row = { actor_kind: "anonymous", resource_id: acme.users.viewer.id, email: "viewer@acme.test" };
+  const here = { slug: "acme", ...row, ip_address: "198.51.100.1" };
+  const there = { slug: "acme", ...row, ip_address: "198.51.100.2" };
+  const nobody = { ...here, slug: "platform", resource_id: null, email: null };
+  await guess("198.51.100.1");
+  await guess("198.51.100.1", { ...wrong, email: "admin@acme.test" });
+  expect(await throttled()).toEqual([here]);
+  await guess("198.51.100.2");
+  await guess("198.51.100.1", { ...wrong, tenant: "nowhere" });
+  expect(await throttled()).toEqual([here, there, nobody]);
+  await database.owner.query(
+    "update app_private.rate_limits set counted_at = counted_at - interval '10 minutes'",
+  );
+  await guess("198.51.100.1");
+  expect(await throttled()).toEqual([here, there, nobody, here]);
+});
+
+it("leaves connections to others while a flood of sign-ins waits for its rows", async () => {
+  const token = await api.signIn("acme", "admin");
+  const holder = await database.owner.connect();
+  await holder.query("begin");
+  await holder.query("lock table app_private.rate_limits in access exclusive mode");
+  let settled = 0;
+  const flood = times(30, async (index) => {
+    const answer = await login({ ...wrong, email: `flood${index}@acme.test` });
+    settled++;
+    return answer;
+  });
+  try {
+    await untilBlocked(database, 5);
+    const reads = await times(20, () => api.query("{ currentUser { email } }", { token }));
+    expect(reads.filter(({ errors }) => errors)).toEqual([]);
+    expect(settled).toBe(0);
+  } finally {
+    await holder.query("rollback");
+    holder.release();
+  }
+  expect(codes(await flood)).toEqual({ UNAUTHENTICATED: 30 });
+});
+
+it("counts a whole /64 of IPv6 as one address", async () => {
+  const answers = await times(15, (index) => login(wrong, from(`2001:db8::${index + 1}`)));
   expect(codes(answers)).toEqual({ UNAUTHENTICATED: 10, RATE_LIMITED: 5 });
 });
 
@@ -101,7 +186,7 @@ it("throttles a thousand sign-ins from one address, whatever accounts they try, 
   const token = await api.signIn("acme", "admin");
   const started = Date.now();
   // A hundred at a time: more connections at once than a socket's queue takes would be reset, and never tried.
-  const attack = (async () => {
+  const flood = (async () => {
     const answers: Awaited<ReturnType<typeof login>>[] = [];
     for (let wave = 0; wave < 10; wave++)
       answers.push(
@@ -111,7 +196,7 @@ it("throttles a thousand sign-ins from one address, whatever accounts they try, 
   })();
   const reads = await times(20, () => api.query("{ currentUser { email } }", { token }));
   expect(reads.filter(({ errors }) => errors)).toEqual([]);
-  const counted = codes(await attack);
+  const counted = codes(await flood);
   expect((counted.UNAUTHENTICATED ?? 0) + (counted.RATE_LIMITED ?? 0)).toBe(1_000);
   // 60, and what trickles back in while it lasts.
   expect(counted.UNAUTHENTICATED).toBeLessThan(60 + 40 + (Date.now() - started) / 1_000);
@@ -134,15 +219,18 @@ it("signs in by custom domain, given or in the Host header, where the plan has i
     [acme.id],
   );
   const { tenant: _tenant, ...nameless } = right;
-  expect((await login({ ...nameless, domain: "Analytics.Acme.Example" })).user).toBeDefined();
+  for (const domain of ["Analytics.Acme.Example", "analytics.acme.example."]) {
+    expect((await login({ ...nameless, domain })).user).toBeDefined();
+    const viaHost = { at: behindProxy, headers: { "x-forwarded-host": domain } };
+    expect((await login(nameless, viaHost)).user).toBeDefined();
+  }
   expect((await login(nameless)).error.code).toBe("UNAUTHENTICATED");
-  const viaHost = await login(nameless, {
-    at: behindProxy,
-    headers: { "x-forwarded-host": "analytics.acme.example" },
-  });
-  expect(viaHost.user).toBeDefined();
   await database.owner.query("update tenants set features = '{}' where id = $1", [acme.id]);
   expect((await login({ ...nameless, domain: "analytics.acme.example" })).error.code).toBe("UNAUTHENTICATED");
+});
+
+it("takes an e-mail as it was pasted, in any case and with spaces around it", async () => {
+  expect((await login({ ...right, email: " Viewer@Acme.test\t" })).user.email).toBe("viewer@acme.test");
 });
 
 it("tells why an account is closed to whoever knows its password, and to nobody else", async () => {

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { ApiError } from "../graphql/errors.ts";
 import { parseOneTimeToken } from "./oneTimeTokens.ts";
 import { assertAcceptable, hashPassword, verifyPassword } from "./passwords.ts";
-import { type Identity, withRequest } from "./requests.ts";
+import { claimsOf, type Identity, withRequest } from "./requests.ts";
 import type { SessionService, SignIn } from "./sessions.ts";
 
 export type AccountService = {
@@ -83,7 +83,7 @@ export function makeAccountService(pool: pg.Pool, sessions: Pick<SessionService,
   }
   async function checkOwn(identity: Identity, password: string) {
     const { rows } = await call(identity, "select * from app_hidden.own_password($1)", [
-      identity.claims?.tenant_id,
+      claimsOf(identity).tenant_id,
     ]);
     const [own] = ownPassword.array().parse(rows);
     if (!(await verifyPassword(own?.password_hash, password)) || !own)

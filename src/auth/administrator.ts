@@ -15,8 +15,9 @@ export type Administrator = {
  */
 export function createAdministrator(owner: pg.Pool, administrator: Administrator): Promise<void> {
   const { email, passwordHash, firstName, lastName } = administrator;
-  return withTransaction(owner, async (client) => {
+  const made = withTransaction(owner, async (client) => {
     await client.query("select pg_advisory_xact_lock(hashtextextended('admin:create', 0))");
+    await client.query("select app_private.assert_email($1)", [email]);
     const present = await client.query(
       "select email from users where role = 'SUPER_ADMIN' and status = 'ACTIVE' order by created_at limit 1",
     );
@@ -51,5 +52,9 @@ export function createAdministrator(owner: pg.Pool, administrator: Administrator
       "delete from app_private.one_time_tokens where tenant_id = $1 and user_id = $2 and used_at is null",
       [tenantId, id],
     );
+  });
+  // What the schema refuses, it says in a sentence for people.
+  return made.catch((error: Error & { code?: string }) => {
+    throw error.code?.startsWith("EA") ? new UserError(error.message) : error;
   });
 }

@@ -1,6 +1,6 @@
 import { hash, verify } from "@node-rs/argon2";
-import pLimit from "p-limit";
 import { ApiError } from "../graphql/errors.ts";
+import { makeBounded } from "./bounded.ts";
 import { estimateStrength } from "./passwordStrength.ts";
 
 /** argon2id: 19 MiB, 2 passes, 1 lane. */
@@ -11,17 +11,10 @@ const MAX_LENGTH = 1_000;
 const MIN_STRENGTH = 3;
 
 // Each takes a thread of libuv's four, which files and DNS need too, and 19 MiB.
-const hashing = pLimit(2);
-const MAX_WAITING = 200;
-function limited<Result>(work: () => Promise<Result>): Promise<Result> {
-  if (hashing.pendingCount >= MAX_WAITING)
-    return Promise.reject(
-      new ApiError("RATE_LIMITED", "Too many passwords are being checked. Try again in a moment.", {
-        retryAfterSeconds: 1,
-      }),
-    );
-  return hashing(work);
-}
+const limited = makeBounded(
+  { concurrency: 2, waiting: 200 },
+  "Too many passwords are being checked. Try again in a moment.",
+);
 
 export async function hashPassword(password: string): Promise<string> {
   const text = wellFormed(password);

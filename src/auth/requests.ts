@@ -3,6 +3,7 @@ import type { Request, RequestHandler } from "express";
 import type pg from "pg";
 import "pino-http";
 import { withTransaction } from "../db/pools.ts";
+import { ApiError } from "../graphql/errors.ts";
 import { type KeyClaims, type KeyEnvironment, parseApiKey } from "./apiKeys.ts";
 import type { Claims, TokenService } from "./tokens.ts";
 
@@ -42,6 +43,13 @@ export function withRequest<Result>(
     return work(client);
   });
 }
+
+/** UNAUTHENTICATED for nobody. */
+export function claimsOf({ claims }: Identity): Claims | KeyClaims {
+  if (!claims) throw new ApiError("UNAUTHENTICATED", SIGN_IN_FIRST);
+  return claims;
+}
+export const SIGN_IN_FIRST = "Sign in first: send an access token.";
 
 const identities = new WeakMap<object, Identity>();
 

@@ -3,6 +3,7 @@ import type pg from "pg";
 import { z } from "zod";
 import type { KeyRing } from "../crypto/keyRing.ts";
 import { ApiError } from "../graphql/errors.ts";
+import { makeBounded } from "./bounded.ts";
 import { hashPassword, needsRehash, verifyPassword } from "./passwords.ts";
 import { formatRefreshToken, parseRefreshToken, type RefreshToken } from "./refreshTokens.ts";
 import { type Identity, type Origin, withRequest } from "./requests.ts";
@@ -65,6 +66,11 @@ export function makeSessionService(
   const successorKeys = keyRing.derive("refresh-token");
   const [currentKey] = successorKeys;
   if (!currentKey) throw new Error("There is no key to derive refresh tokens from.");
+  // A flood of sign-ins waits for its own rows, and leaves the pool's other connections to everybody else.
+  const inTurn = makeBounded(
+    { concurrency: 5, waiting: 200 },
+    "Too many people are signing in. Try again in a moment.",
+  );
   const nobody = (origin: Origin): Identity => ({ claims: undefined, origin });
   const signedIn = ({ claims, endsAt }: NewSession, refreshToken: RefreshToken): SignIn => {
     const { token, expiresAt } = tokens.sign(claims, endsAt ? { notAfter: endsAt } : {});
@@ -85,18 +91,21 @@ export function makeSessionService(
     begin,
     async login({ email, password, ...name }, origin) {
       const named = { tenant: printable(name.tenant), domain: printable(name.domain ?? origin.host) };
-      const account = [named.tenant, named.tenant === null ? named.domain : null, printable(email)];
-      const found = await withRequest(pool, nobody(origin), (client) =>
-        client.query("select * from app_hidden.begin_sign_in($1, $2, $3)", account),
+      const account = [named.tenant, named.tenant === null ? named.domain : null, printable(email.trim())];
+      const call = (text: string, ...more: unknown[]) =>
+        withRequest(pool, nobody(origin), (client) => client.query(text, [...account, ...more]));
+      const found = await inTurn(() =>
+        call("select * from app_hidden.begin_sign_in($1, $2, $3)").catch(async (error) => {
+          if (error?.code === "EA429") await call("select app_hidden.note_throttled_sign_in($1, $2, $3)");
+          throw error;
+        }),
       );
       const [row] = accounts.parse(found.rows);
       // Hashing takes tens of milliseconds: no transaction is open meanwhile.
       const correct = await verifyPassword(row?.password_hash, password);
       const refusal = correct && row ? row.refusal : "wrong_credentials";
       if (!row || refusal) {
-        await withRequest(pool, nobody(origin), (client) =>
-          client.query("select app_hidden.refuse_sign_in($1, $2, $3, $4)", [...account, refusal]),
-        );
+        await call("select app_hidden.refuse_sign_in($1, $2, $3, $4)", refusal);
         // Who knows the password may know why it does not help.
         const reason = refusal && REFUSALS[refusal];
         if (reason) throw new ApiError("FORBIDDEN", reason, { reason: refusal });

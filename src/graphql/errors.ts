@@ -35,7 +35,19 @@ const databaseError = z.object({
   code: z.string().regex(/^[0-9A-Z]{5}$/),
   message: z.string(),
   detail: z.string().optional(),
+  table: z.string().optional(),
+  column: z.string().optional(),
+  constraint: z.string().optional(),
 });
+type DatabaseError = z.output<typeof databaseError>;
+
+/** The GraphQL field that a constraint of one column is about, by PostgreSQL's way of naming constraints. */
+function fieldOf({ table, column, constraint }: DatabaseError): string | undefined {
+  const [, ofConstraint] =
+    /^(?:tenant_id_)?([a-z_]+?)_(?:check|fkey|key)\d*$/.exec(constraint?.replace(`${table}_`, "") ?? "") ??
+    [];
+  return (column ?? ofConstraint)?.replaceAll(/_([a-z])/g, (_match, letter) => letter.toUpperCase());
+}
 
 /** SQLSTATE → what the client learns. Our own states (EA...) speak for themselves; PostgreSQL's say nothing of the schema. */
 const bySqlState: Record<string, { code: ErrorCode; message?: string }> = {
@@ -85,6 +97,43 @@ const detailOf = (code: ErrorCode, detail: string | undefined): Record<string, u
 
 export const NO_SUCH_ROW = "There is no such row, or you may not change it.";
 
+/** What a client learns of an error. */
+export type Explained = { code: ErrorCode; message: string; extensions: Record<string, unknown> };
+
+/** What a client learns of an error that did not come from GraphQL itself; undefined when it must not learn anything. */
+export function explain(error: unknown): Explained | undefined {
+  if (error instanceof ApiError)
+    return { code: error.code, message: error.message, extensions: error.extensions };
+  if (error instanceof z.ZodError)
+    return {
+      code: "INVALID_INPUT",
+      message: error.issues.map(({ message }) => message).join(" "),
+      extensions: {},
+    };
+  if (!(error instanceof Error)) return undefined;
+  const fromDatabase = databaseError.safeParse(error).data;
+  const known = fromDatabase && bySqlState[fromDatabase.code];
+  if (known) {
+    const ours = fromDatabase.code.startsWith("EA");
+    const field = fromDatabase.code.startsWith("23") ? fieldOf(fromDatabase) : undefined;
+    return {
+      code: known.code,
+      message: `${field ? `${field}: ` : ""}${known.message ?? fromDatabase.message}`,
+      extensions: {
+        ...(ours ? detailOf(known.code, fromDatabase.detail) : {}),
+        ...(field ? { field } : {}),
+      },
+    };
+  }
+  if (isConnectionFailure(error))
+    return {
+      code: "UNAVAILABLE",
+      message: "The database cannot be reached. Try again in a moment.",
+      extensions: {},
+    };
+  return undefined;
+}
+
 /** What a client learns of any error: a code and a sentence. What is unexpected is logged under an id and masked. */
 export function makeMaskError(log: Logger) {
   return (error: GraphQLError): GraphQLError => {
@@ -106,26 +155,13 @@ export function makeMaskError(log: Logger) {
         errorId,
       });
     };
-    if (cause instanceof ApiError) return answer(cause.message, { ...cause.extensions, code: cause.code });
+    const explained = explain(cause);
+    if (explained) return answer(explained.message, { ...explained.extensions, code: explained.code });
     // Written by graphql-js for the client, such as of a variable that does not fit.
     if ((!cause && !error.path) || cause instanceof GraphQLError)
       return answer(error.message, { code: "INVALID_INPUT", ...error.extensions });
     if (!cause) return masked(error);
-    if (cause instanceof z.ZodError)
-      return answer(cause.issues.map(({ message }) => message).join(" "), { code: "INVALID_INPUT" });
     if (isSafeError(cause)) return answer(cause.message, { code: "INVALID_INPUT", ...cause.extensions });
-
-    const fromDatabase = databaseError.safeParse(cause).data;
-    const known = fromDatabase && bySqlState[fromDatabase.code];
-    if (known) {
-      const ours = fromDatabase.code.startsWith("EA");
-      return answer(known.message ?? fromDatabase.message, {
-        code: known.code,
-        ...(ours ? detailOf(known.code, fromDatabase.detail) : {}),
-      });
-    }
-    if (isConnectionFailure(cause))
-      return answer("The database cannot be reached. Try again in a moment.", { code: "UNAVAILABLE" });
     if (cause instanceof RangeError && /call stack/.test(cause.message))
       return answer("A value is nested too deeply.", { code: "INVALID_INPUT" });
     // @dataplan/pg's delete has no code of its own for this.

@@ -3,7 +3,7 @@ import {
   makeWithPgClientViaPgClientAlreadyInTransaction,
   type NodePostgresPgClient,
 } from "postgraphile/adaptors/pg";
-import { beginRequest, type Identity } from "../auth/requests.ts";
+import { beginRequest, type Identity, SIGN_IN_FIRST } from "../auth/requests.ts";
 import { destroyConnection } from "../db/pools.ts";
 import { ApiError } from "./errors.ts";
 
@@ -90,7 +90,7 @@ export class OperationTransaction {
     if (!(error instanceof Error)) return error;
     const cause = "code" in error && error.code === "25P02" ? (this.#openError ?? error) : error;
     if (!this.#identity.claims && "code" in cause && cause.code === "42501")
-      return new ApiError("UNAUTHENTICATED", "Sign in first: send an access token.");
+      return new ApiError("UNAUTHENTICATED", SIGN_IN_FIRST);
     return cause;
   }
 

@@ -1,5 +1,5 @@
 export type Purpose = "invitation" | "email_verification" | "email_change" | "password_reset";
-export type Notice = "password_changed" | "email_changed";
+export type Notice = "password_changed" | "email_change_requested" | "email_changed";
 export type Message = { purpose: Purpose | Notice; subject: string; text: string; html: string };
 
 export type Recipient = { firstName: string | null; tenantName: string; tenantSlug: string };
@@ -72,6 +72,11 @@ export function linkMessage(
 
 export function noticeMessage(notice: Notice, recipient: Recipient): Message {
   const tenant = plain(recipient.tenantName);
+  if (notice === "email_change_requested")
+    return compose(notice, recipient, `Another e-mail address for ${tenant} was asked for`, [
+      `Somebody who knows your password asked to use another address for your account at ${tenant} (${recipient.tenantSlug}). It is used once that address is confirmed.`,
+      "If it was not you, change your password now: that ends the request.",
+    ]);
   const what = notice === "password_changed" ? "password" : "e-mail address";
   // After a change of the e-mail, this address can reset nothing any more.
   const too = notice === "password_changed" ? ", and reset your password" : "";

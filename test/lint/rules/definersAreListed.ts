@@ -20,6 +20,7 @@ const REVIEWED = [
   "app_hidden.mail_for_notice(uuid,uuid)",
   "app_hidden.mail_for_token(uuid,uuid,bytea)",
   "app_hidden.make_next_partition(integer)",
+  "app_hidden.note_throttled_sign_in(text,text,text)",
   "app_hidden.open_session(uuid,uuid,bytea,text,text)",
   "app_hidden.own_password(uuid)",
   "app_hidden.pause_sync(uuid,uuid,uuid,integer)",
