@@ -1,4 +1,6 @@
+import { createHash } from "node:crypto";
 import { afterAll, beforeAll, expect, it } from "@jest/globals";
+import { base58 } from "@scure/base";
 import { type Answer, startApi, type TestApi } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
@@ -61,10 +63,9 @@ it("shows a key once, stores its hash, and takes requests with it as a viewer's 
     currentUser: null,
     sessions: { totalCount: 0 },
   });
-  const { rows } = await database.owner.query(
-    "select to_jsonb(k)::text as row from app_private.api_key_secrets k",
-  );
-  expect(rows).toHaveLength(1);
+  const { rows } = await database.owner.query("select secret_hash from app_private.api_key_secrets");
+  const bytes = base58.decode(secret.split("_")[3] ?? "");
+  expect(rows).toEqual([{ secret_hash: createHash("sha256").update(bytes).digest() }]);
   const listed = await api.query("{ apiKeys { nodes { id name } } }", { token: admin });
   expect(listed.data.apiKeys.nodes).toEqual([{ id: apiKey.id, name: "Till" }]);
 });
@@ -151,6 +152,11 @@ it("refuses a key that is revoked, expired, forged, of another deployment or of 
   const second = (await makeKey(["analytics:read"])).secret;
   const mixed = [...secret.split("_").slice(0, 3), second.split("_")[3]].join("_");
   expect(error(await count(mixed))).toEqual(refused);
+  // The same key and secret, as if they were another tenant's.
+  const [, , place = "", rest] = secret.split("_");
+  const elsewhere = Buffer.from(base58.decode(place));
+  elsewhere.set(Buffer.from(globex.id.replaceAll("-", ""), "hex"));
+  expect(error(await count(`erp_test_${base58.encode(elsewhere)}_${rest}`))).toEqual(refused);
   for (const malformed of [
     secret.slice(0, -3),
     // With one more, a short secret would have the right length.
@@ -197,6 +203,58 @@ it("makes no key without the right, the feature, a known scope, or a future", as
   });
   await database.owner.query("update tenants set features = '{api_keys}' where id = $1", [acme.id]);
   expect(await keys()).toBe(before);
+});
+
+it("is revoked by whoever may make keys, in its own tenant alone, once, and on record", async () => {
+  const { id, secret } = await makeKey(["analytics:read"]);
+  const revoke = (token: string) => call(token, "revokeApiKey", { apiKeyId: id }, "apiKey { revokedAt }");
+  const user = await api.signIn("acme", "user");
+  expect(error(await revoke(user))).toEqual({ code: "FORBIDDEN", reason: "api_keys:manage" });
+  expect(error(await revoke(await api.signIn("globex", "admin")))).toEqual({ code: "NOT_FOUND" });
+  expect((await count(secret)).errors).toBeUndefined();
+  const first = (await revoke(admin)).data.revokeApiKey.apiKey.revokedAt;
+  expect((await revoke(admin)).data.revokeApiKey.apiKey.revokedAt).toBe(first);
+  const { rows } = await database.owner.query(
+    "select action, actor_name from audit_logs where resource = 'api_key' and resource_id = $1 order by id",
+    [id],
+  );
+  expect(rows).toEqual([
+    { action: "api_key.created", actor_name: "admin@acme.test" },
+    { action: "api_key.updated", actor_name: "admin@acme.test" },
+  ]);
+});
+
+it("ends when its maker said", async () => {
+  const expiresAt = new Date(Date.now() + 3_600_000).toISOString();
+  const { data } = await create({ scopes: ["analytics:read"], expiresAt });
+  expect(Date.parse(data.createApiKey.apiKey.expiresAt)).toBe(Date.parse(expiresAt));
+});
+
+it("is one of a hundred in its tenant at the most, revoked ones aside", async () => {
+  await database.owner.query("update api_keys set revoked_at = now() where tenant_id = $1", [acme.id]);
+  await database.owner.query(
+    `insert into api_keys (id, tenant_id, name, scopes)
+     select gen_random_uuid(), $1, 'Till', '{events:write}' from generate_series(1, 99)`,
+    [acme.id],
+  );
+  const { id } = await makeKey(["analytics:read"]);
+  const more = () => create({ scopes: ["analytics:read"] });
+  expect(error(await more())).toEqual({ code: "LIMIT_EXCEEDED", reason: "api_keys" });
+  await call(admin, "revokeApiKey", { apiKeyId: id }, "apiKey { id }");
+  expect((await more()).errors).toBeUndefined();
+  await database.owner.query("delete from api_keys where tenant_id = $1", [acme.id]);
+});
+
+it("says when it was last used", async () => {
+  const { id, secret } = await makeKey(["analytics:read"]);
+  const closing = await startApi(database);
+  await count(secret, closing);
+  await closing.close();
+  const { rowCount } = await database.owner.query(
+    "select from api_keys where id = $1 and last_used_at is not null",
+    [id],
+  );
+  expect(rowCount).toBe(1);
 });
 
 it("outlives the user who made it", async () => {

@@ -3,7 +3,7 @@ import jwt from "jsonwebtoken";
 import type pg from "pg";
 import { makePool } from "../src/db/pools.ts";
 import { startApi, type TestApi, testKey } from "./support/api.ts";
-import { claimsFor } from "./support/asRequest.ts";
+import { asRequest, claimsFor } from "./support/asRequest.ts";
 import { createTestDatabase, silent, type TestDatabase } from "./support/database.ts";
 import { refusal } from "./support/refusal.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
@@ -62,7 +62,8 @@ it("sets every setting for every request: none keeps what the connection had bef
       client.release();
     }
   };
-  expect(await read()).not.toContain("");
+  const poisoned = await read();
+  expect(poisoned).not.toContain("");
 
   const anonymous = await api.query("{ users { nodes { id } } }");
   expect(anonymous.errors?.[0].extensions.code).toBe("UNAUTHENTICATED");
@@ -78,7 +79,34 @@ it("sets every setting for every request: none keeps what the connection had bef
   const log = await api.query("{ auditLogs(first: 1) { nodes { id } } }", { token });
   expect(log.errors?.[0].extensions).toEqual({ code: "FORBIDDEN", reason: "audit:read" });
   // The settings of each request ended with it.
-  expect(await read()).not.toContain(acme.id);
+  expect(await read()).toEqual(poisoned);
+  const viewer = await claimsFor(database.owner, acme, "viewer");
+  for (const claims of [undefined, viewer])
+    await asRequest(only, claims, async (client) => {
+      const settings = Object.fromEntries(
+        await Promise.all(
+          SETTINGS.map(async (name) => {
+            const { rows } = await client.query("select current_setting($1, true) as value", [name]);
+            return [name.slice("app.".length), rows[0].value];
+          }),
+        ),
+      );
+      expect(settings).toEqual({
+        tenant_id: claims?.tenant_id ?? "",
+        home_tenant_id: "",
+        user_id: claims?.sub ?? "",
+        session_id: claims?.sid ?? "",
+        api_key_id: "",
+        impersonator_id: "",
+        impersonator_name: "",
+        role: claims?.role ?? "",
+        actor_name: claims ? "viewer@acme.test" : "",
+        permissions: "",
+        ip_address: "192.0.2.1",
+        user_agent: "test",
+        request_id: "",
+      });
+    });
   await only.query("reset all");
 });
 
@@ -132,7 +160,7 @@ it("answers 401 to a token of ours whose claims are of any other form", async ()
     "\u0000",
     "Ä",
   ];
-  for (const claim of ["tenant_id", "role", "sid", "home_tenant_id"])
+  for (const claim of ["sub", "tenant_id", "role", "sid", "home_tenant_id"])
     for (const value of odd)
       expect([claim, value, await ask(sign({ [claim]: value }))]).toEqual([claim, value, 401]);
 });

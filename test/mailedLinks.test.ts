@@ -1,8 +1,10 @@
 import { stat } from "node:fs/promises";
 import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
 import { type Answer, startApi, type TestApi } from "./support/api.ts";
+import { asRequest, claimsFor } from "./support/asRequest.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import type { Mailbox } from "./support/mailbox.ts";
+import { refusal } from "./support/refusal.ts";
 import { createTenant, PASSWORD, type TestTenant } from "./support/tenants.ts";
 import { until } from "./support/until.ts";
 import { startTestWorker } from "./support/worker.ts";
@@ -44,6 +46,16 @@ const accept = (token: string, password = GOOD) =>
   call("acceptInvitation", { token, password }, "accessToken user { id email status emailVerified role }");
 const login = (email: string, password: string) =>
   call("login", { tenant: "acme", email, password }, "accessToken user { email }");
+/** The same link but for one bit. */
+const forge = (token: string, at: number) => {
+  const bytes = Buffer.from(token, "base64url");
+  bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
+  return bytes.toString("base64url");
+};
+const actionsOf = async (userId: string) =>
+  (
+    await database.owner.query("select action from audit_logs where resource_id = $1 order by id", [userId])
+  ).rows.map(({ action }) => action);
 const LINK = { code: "INVALID_INPUT", reason: "invalid_link" };
 
 it("invites somebody, who sets a password by the mailed link and is signed in", async () => {
@@ -89,6 +101,7 @@ it("replaces an invitation that is sent again, withdraws one that is revoked, an
   expect(error(await invite("again@acme.test"))).toEqual({ code: "CONFLICT" });
   const first = await mailbox.token("again@acme.test", "invitation");
   await call("resendInvitation", { userId: id }, "user { id }", admin);
+  expect(await actionsOf(id)).toContain("user.invitation_resent");
   const second = await mailbox.token("again@acme.test", "invitation", 2);
   expect(second).not.toBe(first);
   expect(error(await accept(first))).toEqual(LINK);
@@ -107,6 +120,16 @@ it("replaces an invitation that is sent again, withdraws one that is revoked, an
   expect((await database.owner.query("select from users where id = $1", [id])).rowCount).toBe(0);
 });
 
+it("neither sends again nor withdraws an invitation that was accepted", async () => {
+  for (const [field, selection] of [
+    ["resendInvitation", "user { id }"],
+    ["revokeInvitation", "userId"],
+  ] as const)
+    expect(error(await call(field, { userId: acme.users.viewer.id }, selection, admin))).toEqual({
+      code: "CONFLICT",
+    });
+});
+
 it("refuses tokens that are forged, of another purpose, or of a suspended tenant", async () => {
   await invite("forged@acme.test");
   const token = await mailbox.token("forged@acme.test", "invitation");
@@ -115,16 +138,17 @@ it("refuses tokens that are forged, of another purpose, or of a suspended tenant
     "abc",
     token.slice(0, -1),
     `${token}A`,
-    token.replace(/.$/, "A"),
-    token.replace(/^./, "_"),
+    ...[0, 16, 32, 63].map((at) => forge(token, at)),
   ])
-    if (bad !== token) expect(error(await accept(bad))).toEqual(LINK);
+    expect([bad, error(await accept(bad))]).toEqual([bad, LINK]);
   expect(error(await call("resetPassword", { token, newPassword: GOOD }, "done"))).toEqual(LINK);
   expect(error(await call("confirmEmail", { token }, "email"))).toEqual(LINK);
   await database.owner.query("update tenants set status = 'SUSPENDED' where id = $1", [acme.id]);
   expect(error(await accept(token))).toEqual({ code: "FORBIDDEN", reason: "tenant_closed" });
   await database.owner.query("update tenants set status = 'ACTIVE' where id = $1", [acme.id]);
-  expect((await accept(token)).errors).toBeUndefined();
+  // Also in a browser that is signed in as somebody else.
+  const accepted = await call("acceptInvitation", { token, password: GOOD }, "user { email }", admin);
+  expect(accepted.data.acceptInvitation.user.email).toBe("forged@acme.test");
 });
 
 it("keeps no usable token in PostgreSQL, nor in the job that mails it", async () => {
@@ -157,6 +181,8 @@ it("resets a forgotten password once, and ends all sessions", async () => {
   );
   expect(asked.errors).toBeUndefined();
   const token = await mailbox.token("viewer@acme.test", "password_reset");
+  expect(await actionsOf(acme.users.viewer.id)).toContain("user.password_reset_requested");
+  expect(error(await call("confirmEmail", { token }, "email"))).toEqual(LINK);
   expect(
     error(await call("resetPassword", { token, newPassword: "viewer@acme.test" }, "done")),
   ).toMatchObject({
@@ -171,6 +197,10 @@ it("resets a forgotten password once, and ends all sessions", async () => {
   });
   expect(error(await login("viewer@acme.test", PASSWORD))).toMatchObject({ code: "UNAUTHENTICATED" });
   expect((await login("viewer@acme.test", GOOD)).errors).toBeUndefined();
+  const { rows } = await database.owner.query("select email_verified from users where id = $1", [
+    acme.users.viewer.id,
+  ]);
+  expect(rows).toEqual([{ email_verified: true }]);
   const notice = await mailbox.newest("viewer@acme.test", "password_changed");
   expect(notice.text).toContain("was just changed");
 });
@@ -187,10 +217,59 @@ it("answers a reset for nobody as one for somebody, and mails nothing", async ()
     ({ rowCount }) => rowCount === 0,
   );
   const { rows } = await database.owner.query(
-    "select email from app_private.one_time_tokens where purpose = 'password_reset' and used_at is null",
+    `select email, expires_at - created_at = interval '1 hour' as for_an_hour
+       from app_private.one_time_tokens where purpose = 'password_reset' and used_at is null`,
   );
-  expect(rows).toEqual([{ email: "user@acme.test" }]);
+  expect(rows).toEqual([{ email: "user@acme.test", for_an_hour: true }]);
   expect(error(await ask({ email: "user@acme.test" }))).toEqual({ code: "INVALID_INPUT" });
+});
+
+it("mails no link to reset the password of a closed account, and takes none that is under way", async () => {
+  const start = async (tenant: string) => {
+    const sql = "select app_hidden.start_password_reset($1, null, 'user@acme.test') as mailed";
+    return (await database.worker.query(sql, [tenant])).rows[0].mailed;
+  };
+  expect(await start("nowhere")).toBe(false);
+  for (const [close, reopen] of [
+    [
+      "update users set status = 'SUSPENDED' where id = $1",
+      "update users set status = 'ACTIVE' where id = $1",
+    ],
+    [
+      "update tenants set status = 'SUSPENDED' where id = (select tenant_id from users where id = $1)",
+      "update tenants set status = 'ACTIVE' where id = (select tenant_id from users where id = $1)",
+    ],
+  ] as const) {
+    await database.owner.query(close, [acme.users.user.id]);
+    const mailed = await start("acme");
+    await database.owner.query(reopen, [acme.users.user.id]);
+    expect([close, mailed]).toEqual([close, false]);
+  }
+  const token = await mailbox.token("user@acme.test", "password_reset");
+  for (const [change, back] of [
+    [
+      "update users set status = 'SUSPENDED' where id = $1",
+      "update users set status = 'ACTIVE' where id = $1",
+    ],
+    [
+      "update users set email = 'x@acme.test' where id = $1",
+      "update users set email = 'user@acme.test' where id = $1",
+    ],
+  ] as const) {
+    await database.owner.query(change, [acme.users.user.id]);
+    const reset = await call("resetPassword", { token, newPassword: GOOD }, "done");
+    await database.owner.query(back, [acme.users.user.id]);
+    expect([change, error(reset)]).toEqual([change, LINK]);
+  }
+});
+
+it("limits how often one address asks for links", async () => {
+  const asked = await Promise.all(
+    Array.from({ length: 30 }, (_, index) =>
+      call("requestPasswordReset", { tenant: "nowhere", email: `${index}@acme.test` }, "clientMutationId"),
+    ),
+  );
+  expect(asked.some((answer) => error(answer)?.code === "RATE_LIMITED")).toBe(true);
 });
 
 it("changes one's own password, which ends the other sessions and not this one", async () => {
@@ -200,12 +279,29 @@ it("changes one's own password, which ends the other sessions and not this one",
     call("changePassword", { currentPassword, newPassword }, "done", here);
   expect(error(await change("wrong", GOOD))).toEqual({ code: "FORBIDDEN", reason: "wrong_password" });
   expect(error(await change(PASSWORD, "aaaaaaaaaaaa"))).toMatchObject({ reason: "weak_password" });
+  const newEmail = { currentPassword: PASSWORD, newEmail: "elsewhere@acme.test" };
+  expect((await call("changeEmail", newEmail, "done", here)).errors).toBeUndefined();
+  expect(await actionsOf(acme.users.user.id)).toContain("user.email_change_requested");
   expect((await change(PASSWORD, GOOD)).data.changePassword.done).toBe(true);
   const me = (token: string) => api.query("{ currentUser { id } }", { token });
   expect((await me(here)).errors).toBeUndefined();
   expect(error(await me(there))).toMatchObject({ reason: "revoked" });
+  // Whoever knew the old password may have asked for a link: none outlives it.
+  const link = await mailbox.token("elsewhere@acme.test", "email_change");
+  expect(error(await call("confirmEmail", { token: link }, "email"))).toEqual(LINK);
   const tries = await Promise.all(Array.from({ length: 15 }, () => change("wrong", GOOD)));
   expect(tries.some((answer) => error(answer).code === "RATE_LIMITED")).toBe(true);
+});
+
+it("changes nothing by a password that was itself changed since it was checked", async () => {
+  const claims = await claimsFor(database.owner, acme, "viewer");
+  for (const sql of [
+    "select app_hidden.change_password($1, 'another hash', 'new hash')",
+    "select app_hidden.request_email_change($1, 'another hash', 'new@acme.test')",
+  ])
+    expect(
+      await asRequest(database.authenticator, claims, (client) => refusal(client.query(sql, [acme.id]))),
+    ).toBe("EA409");
 });
 
 it("changes one's e-mail once the new address is proved, tells the old one, and ends the other sessions", async () => {
@@ -233,9 +329,17 @@ it("changes one's e-mail once the new address is proved, tells the old one, and 
   const again = await call(
     "login",
     { tenant: "globex", email: "uma@globex.test", password: PASSWORD },
-    "user { emailVerified }",
+    "accessToken user { emailVerified }",
   );
   expect(again.data.login.user.emailVerified).toBe(true);
+  // Followed where one is signed in, it ends the others alone.
+  const here = again.data.login.accessToken;
+  await call("changeEmail", { ...input, newEmail: "uma2@globex.test" }, "done", here);
+  const next = await mailbox.token("uma2@globex.test", "email_change");
+  expect((await call("confirmEmail", { token: next }, "email", here)).errors).toBeUndefined();
+  expect((await api.query("{ currentUser { email } }", { token: here })).data.currentUser.email).toBe(
+    "uma2@globex.test",
+  );
 });
 
 it("proves an e-mail address on request", async () => {
@@ -243,9 +347,29 @@ it("proves an e-mail address on request", async () => {
   const ask = () => call("requestEmailVerification", {}, "clientMutationId", token);
   expect((await ask()).errors).toBeUndefined();
   const link = await mailbox.token("viewer@globex.test", "email_verification");
+  expect(error(await call("resetPassword", { token: link, newPassword: GOOD }, "done"))).toEqual(LINK);
+  const confirm = (given = link) => call("confirmEmail", { token: given }, "email");
+  expect(error(await confirm(forge(link, 63)))).toEqual(LINK);
+  for (const [change, back] of [
+    ["update users set status = 'SUSPENDED'", "update users set status = 'ACTIVE'"],
+    ["update users set email = 'v@globex.test'", "update users set email = 'viewer@globex.test'"],
+    [
+      "update app_private.one_time_tokens set expires_at = now()",
+      "update app_private.one_time_tokens set expires_at = now() + interval '1 day'",
+    ],
+  ] as const) {
+    const whose = change.includes("users set")
+      ? " where email in ('viewer@globex.test', 'v@globex.test')"
+      : " where email = 'viewer@globex.test'";
+    await database.owner.query(change + whose);
+    const refused = await confirm();
+    await database.owner.query(back + whose);
+    expect([change, error(refused)]).toEqual([change, LINK]);
+  }
   expect((await call("confirmEmail", { token: link }, "email", token)).data.confirmEmail.email).toBe(
     "viewer@globex.test",
   );
+  expect(error(await confirm())).toEqual(LINK);
   const { data } = await api.query("{ currentUser { emailVerified } }", { token });
   expect(data.currentUser.emailVerified).toBe(true);
   expect(error(await ask())).toEqual({ code: "CONFLICT" });

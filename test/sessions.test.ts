@@ -43,6 +43,14 @@ const reasonOf = async (token: string, at = api) =>
 /** As if the refresh tokens of a session had been used so long ago. */
 const age = (interval: string) =>
   database.owner.query("update app_private.refresh_tokens set used_at = used_at - $1::interval", [interval]);
+/** The newest record of an action. */
+async function recorded(action: string) {
+  const { rows } = await database.owner.query(
+    "select actor_name, resource_id, changes from audit_logs where action = $1 order by id desc limit 1",
+    [action],
+  );
+  return rows[0];
+}
 
 it("gives a refresh that is sent again the same successor: a lost answer signs nobody out", async () => {
   const { refreshToken } = await login();
@@ -88,6 +96,28 @@ it("ends the session when a used token comes back later, and records it", async 
   ]);
 });
 
+it("neither reads nor refreshes for a session that expired, a closed account or a closed tenant", async () => {
+  const { accessToken, refreshToken } = await login("user");
+  const trial = "update tenants set status = 'TRIAL', trial_ends_at = now()";
+  for (const [close, open] of [
+    ["update users set status = 'SUSPENDED' where role = 'USER'", "update users set status = 'ACTIVE'"],
+    ["update tenants set status = 'SUSPENDED'", "update tenants set status = 'ACTIVE'"],
+    [trial, "update tenants set status = 'ACTIVE', trial_ends_at = null"],
+    ["update sessions set expires_at = now()", "update sessions set expires_at = now() + interval '30 days'"],
+  ] as const) {
+    await database.owner.query(close);
+    const { error } = await refresh(refreshToken);
+    const reason = await reasonOf(accessToken, other);
+    await database.owner.query(open);
+    expect([close, error, reason]).toEqual([
+      close,
+      { code: "UNAUTHENTICATED", reason: "revoked" },
+      "revoked",
+    ]);
+  }
+  expect((await refresh(refreshToken)).error).toBeUndefined();
+});
+
 it("does not end a session for a token that it never had", async () => {
   const { accessToken, refreshToken } = await login();
   const forged = Buffer.from(refreshToken, "base64url");
@@ -128,6 +158,16 @@ it("lists one's own sessions with address, agent and last use, and nobody else's
     lastUsedAt: expect.any(String),
     expiresAt: expect.any(String),
   });
+  const [last] = await database.owner
+    .query("select expires_at - created_at = interval '30 days' as month from sessions where id = $1", [
+      data.currentSession.id,
+    ])
+    .then(({ rows }) => rows);
+  expect(last.month).toBe(true);
+  expect(await recorded("session.created")).toMatchObject({
+    actor_name: "user@acme.test",
+    resource_id: data.currentSession.id,
+  });
   const all = await database.owner.query("select from sessions where revoked_at is null");
   expect(all.rowCount).toBeGreaterThan(nodes.length);
 });
@@ -144,8 +184,10 @@ it("ends one of one's own sessions, and nobody else's", async () => {
   const foreign = await api.query(REVOKE, { token, variables: { id: await idOf(stranger.accessToken) } });
   expect(foreign.errors?.[0].extensions.code).toBe("NOT_FOUND");
   expect(await reasonOf(stranger.accessToken)).toBeUndefined();
-  const revoked = await api.query(REVOKE, { token, variables: { id: await idOf(there.accessToken) } });
+  const id = await idOf(there.accessToken);
+  const revoked = await api.query(REVOKE, { token, variables: { id } });
   expect(revoked.data.revokeSession.session.revokedAt).toEqual(expect.any(String));
+  expect(await recorded("session.revoked")).toMatchObject({ actor_name: "user@acme.test", resource_id: id });
   expect(await reasonOf(there.accessToken, other)).toBe("revoked");
   expect(await reasonOf(here.accessToken, other)).toBeUndefined();
 });
@@ -156,7 +198,11 @@ it("logs out everywhere, on every instance at once", async () => {
   const { data } = await api.query("mutation { logoutEverywhere(input: {}) { endedSessions } }", {
     token: one.accessToken,
   });
-  expect(data.logoutEverywhere.endedSessions).toBeGreaterThanOrEqual(2);
+  const { endedSessions } = data.logoutEverywhere;
+  expect(endedSessions).toBeGreaterThanOrEqual(2);
+  const record = await recorded("session.revoked");
+  expect(record).toMatchObject({ actor_name: "viewer@acme.test", resource_id: acme.users.viewer.id });
+  expect(record.changes.sessions).toHaveLength(endedSessions);
   for (const { accessToken, refreshToken } of [one, two]) {
     expect(await reasonOf(accessToken, other)).toBe("revoked");
     expect((await refresh(refreshToken, other)).error).toMatchObject({ reason: "revoked" });
@@ -179,12 +225,33 @@ it("writes when a session was last used behind the requests' back, in one statem
 
 it("purges what ended long ago, and nothing that is in use", async () => {
   const { accessToken } = await login("viewer");
-  const gone = await login("viewer");
-  await api.query("mutation { logout(input: {}) { sessionId } }", { token: gone.accessToken });
+  const end = async () =>
+    api.query("mutation { logout(input: {}) { sessionId } }", { token: (await login()).accessToken });
+  await end();
   await database.owner.query("update sessions set revoked_at = revoked_at - interval '31 days'");
+  await end();
+  await database.owner.query(
+    "update sessions set revoked_at = now() - interval '29 days' where revoked_at > now() - interval '1 day'",
+  );
+  await database.owner.query(
+    `insert into app_private.one_time_tokens (tenant_id, user_id, purpose, email, expires_at)
+     select $1, $2, 'password_reset', days || '@acme.test', now() - make_interval(days => days)
+       from unnest('{29,31}'::integer[]) days`,
+    [acme.id, acme.users.viewer.id],
+  );
+  await database.owner.query(
+    `insert into app_private.rate_limits (bucket, used, counted_at)
+     select sha256(hours::text::bytea), 1, now() - make_interval(hours => hours) from unnest('{23,25}'::integer[]) hours`,
+  );
   await database.worker.query("select app_hidden.purge_expired()");
-  const { rowCount } = await database.owner.query("select from sessions where revoked_at is not null");
-  expect(rowCount).toBe(0);
+  const left = async (sql: string) => (await database.owner.query(sql)).rowCount;
+  expect(await left("select from sessions where revoked_at is not null")).toBe(1);
+  expect((await database.owner.query("select email from app_private.one_time_tokens")).rows).toEqual([
+    { email: "29@acme.test" },
+  ]);
+  expect(await left("select from app_private.rate_limits where counted_at < now() - interval '1 hour'")).toBe(
+    1,
+  );
   expect(await reasonOf(accessToken)).toBeUndefined();
 });
 

@@ -3,7 +3,9 @@ import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
 import { hash } from "@node-rs/argon2";
 import { deriveOneTimeToken } from "../src/auth/oneTimeTokens.ts";
 import { startApi, type TestApi, testKeyRing } from "./support/api.ts";
+import { asRequest } from "./support/asRequest.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+import { refusal } from "./support/refusal.ts";
 import { createTenant, PASSWORD, type TestTenant } from "./support/tenants.ts";
 import { untilBlocked } from "./support/until.ts";
 
@@ -62,7 +64,13 @@ it("stops guessing at one account after ten attempts a minute, and says how long
   expect(refused?.error.retryAfterSeconds).toBeLessThanOrEqual(6);
   // Not even the right password helps from there, and others are not affected.
   expect((await login(right)).error.code).toBe("RATE_LIMITED");
-  expect((await login({ ...right, email: "user@acme.test" })).user.email).toBe("user@acme.test");
+  expect((await login({ ...right, email: "Viewer@Acme.test" })).error.code).toBe("RATE_LIMITED");
+  expect((await login({ ...right, email: "User@acme.test" })).user.email).toBe("user@acme.test");
+  // A tenth of a minute later, one more attempt is free.
+  await database.owner.query(
+    "update app_private.rate_limits set counted_at = counted_at - interval '6 seconds'",
+  );
+  expect((await login(wrong)).error.code).toBe("UNAUTHENTICATED");
 });
 
 it("treats unknown accounts and tenants alike", async () => {
@@ -71,10 +79,14 @@ it("treats unknown accounts and tenants alike", async () => {
     { ...wrong, tenant: "nowhere" },
   ])
     expect(codes(await times(15, () => login(unknown)))).toEqual({ UNAUTHENTICATED: 10, RATE_LIMITED: 5 });
+  // Each by what was typed: one unknown tenant is not another.
+  expect((await login({ ...wrong, tenant: "elsewhere" })).error.code).toBe("UNAUTHENTICATED");
 });
 
 it("lets in whoever knows the password: what succeeds does not count", async () => {
   for (let index = 0; index < 15; index++) expect((await login(right)).user).toBeDefined();
+  const counted = await database.owner.query("select from app_private.rate_limits where used > 0");
+  expect(counted.rowCount).toBe(0);
 });
 
 it("takes no forged X-Forwarded-For for another address", async () => {
@@ -89,9 +101,14 @@ const attack = (input = wrong) => times(60, (index) => login(input, from(`198.51
 
 it("stops an attack from many addresses, and still lets in the user from where they were before", async () => {
   expect((await login(right, from("203.0.113.7"))).user).toBeDefined();
+  expect((await login({ ...right, email: "user@acme.test" }, from("203.0.113.8"))).user).toBeDefined();
   expect(codes(await attack())).toEqual({ UNAUTHENTICATED: 50, RATE_LIMITED: 10 });
-  expect((await login(right, from("192.0.2.200"))).error.code).toBe("RATE_LIMITED");
+  // Neither from anywhere, nor from where only a colleague was before.
+  for (const address of ["192.0.2.200", "203.0.113.8"])
+    expect((await login(right, from(address))).error.code).toBe("RATE_LIMITED");
   expect((await login(right, from("203.0.113.7"))).user).toBeDefined();
+  // Signing in from there freed no guess.
+  expect((await login(wrong, from("198.51.100.100"))).error.code).toBe("RATE_LIMITED");
 });
 
 it("knows a user's network again by the /64 of IPv6, and by when it was last used", async () => {
@@ -256,6 +273,35 @@ it("tells why an account is closed to whoever knows its password, and to nobody 
     "user_inactive",
   );
   expect((await login(right)).user).toBeDefined();
+});
+
+it("opens no session for an account that was changed while its password was checked", async () => {
+  const { rows } = await database.owner.query(
+    "select password_hash from app_private.user_passwords where user_id = $1",
+    [acme.users.viewer.id],
+  );
+  const open = (checked: string = rows[0].password_hash) =>
+    asRequest(database.authenticator, undefined, (client) =>
+      refusal(
+        client.query("select * from app_hidden.open_session($1, $2, $3, $4, null)", [
+          acme.id,
+          acme.users.viewer.id,
+          Buffer.alloc(32),
+          checked,
+        ]),
+      ),
+    );
+  expect(await open()).toBe("no error");
+  expect(await open("another hash")).toBe("EA401");
+  for (const [close, reopen] of [
+    ["update users set status = 'SUSPENDED' where role = 'VIEWER'", "update users set status = 'ACTIVE'"],
+    ["update tenants set status = 'SUSPENDED' where slug = 'acme'", "update tenants set status = 'ACTIVE'"],
+  ] as const) {
+    await database.owner.query(close);
+    const outcome = await open();
+    await database.owner.query(reopen);
+    expect([close, outcome]).toEqual([close, "EA401"]);
+  }
 });
 
 it("records sign-ins that succeed and that fail, and no e-mail that is nobody's", async () => {

@@ -88,7 +88,24 @@ it("refuses tenants with a taken slug, an unknown plan, bad settings or a bad e-
   expect(error(await create({ ...bad, settings: { timeZone: "Mars/Olympus" } }))).toMatchObject({
     reason: "settings",
   });
+  for (const trialDays of [0, 366])
+    expect(error(await create({ ...bad, trialDays }))).toEqual({ code: "INVALID_INPUT" });
   expect(await tenants()).toBe(before);
+});
+
+it("makes a tenant with what its plan brings, and a trial as long as was asked", async () => {
+  const bought = await create({ ...umbrella, slug: "bought", plan: "business" });
+  expect(bought.data.createTenant.tenant).toMatchObject({
+    status: "ACTIVE",
+    maxUsers: 250,
+    maxIntegrations: 50,
+    features: ["api_keys", "custom_domain"],
+    trialEndsAt: null,
+  });
+  const tried = await create({ ...umbrella, slug: "tried", trialDays: 3 });
+  const days = (Date.parse(tried.data.createTenant.tenant.trialEndsAt) - Date.now()) / 86_400_000;
+  expect(days).toBeGreaterThan(2.9);
+  expect(days).toBeLessThanOrEqual(3);
 });
 
 it("lets nobody but an operator create tenants, or change another's plan, limits or status", async () => {
@@ -121,7 +138,9 @@ it("validates settings key by key, and says what each must be", async () => {
     { weekStart: 7 },
     { weekStart: "1" },
     { fiscalYearStart: 0 },
+    { fiscalYearStart: 13 },
     { retentionDays: 29 },
+    { retentionDays: 36_501 },
     { retentionDays: 30.5 },
     { timezone: "UTC" },
   ]) {

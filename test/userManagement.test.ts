@@ -3,6 +3,7 @@ import { type Answer, startApi, type TestApi } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { refusal } from "./support/refusal.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
+import { until } from "./support/until.ts";
 
 let database: TestDatabase;
 /** Two instances on one database. */
@@ -109,10 +110,14 @@ it("feels permissions granted and taken away on another instance at once, with t
 it("feels a suspension on another instance at once, and does not revive the session with the account", async () => {
   const me = () => other.query("{ currentUser { id } }", { token: tokens.user });
   const set = (status: string) => call(tokens.admin, "setUserStatus", { userId: id("user"), status });
-  expect((await set("SUSPENDED")).data.setUserStatus.user.status).toBe("SUSPENDED");
-  expect(error(await me())).toMatchObject({ reason: "revoked" });
-  await set("ACTIVE");
-  expect(error(await me())).toMatchObject({ reason: "revoked" });
+  for (const status of ["SUSPENDED", "INACTIVE"]) {
+    tokens.user = await api.signIn("acme", "user");
+    expect((await me()).errors).toBeUndefined();
+    expect((await set(status)).data.setUserStatus.user.status).toBe(status);
+    expect(error(await me())).toMatchObject({ reason: "revoked" });
+    await set("ACTIVE");
+    expect(error(await me())).toMatchObject({ reason: "revoked" });
+  }
 });
 
 it("lets nobody without users:manage manage users, and says what is missing", async () => {
@@ -148,15 +153,25 @@ it("lets nobody raise, or change at all, their own rights", async () => {
 
 it("lets nobody grant what they do not have", async () => {
   await grant("user", "users:manage");
+  await grant("viewer", "audit:read");
+  // Whom to spare, so that it is the rank that refuses and not the last admin's rule.
+  await addAdmin();
+  const above = { userId: id("admin") };
+  for (const [field, input] of [
+    ["setUserRole", { ...above, role: "USER" }],
+    ["setUserPermissions", { ...above, permissions: [] }],
+    ["setUserStatus", { ...above, status: "INACTIVE" }],
+  ] as const)
+    expect([field, error(await call(tokens.user, field, input))]).toEqual([field, { code: "FORBIDDEN" }]);
   const viewer = { userId: id("viewer") };
   expect(error(await call(tokens.user, "setUserRole", { ...viewer, role: "ADMIN" }))).toEqual({
     code: "FORBIDDEN",
   });
   expect(
-    error(await call(tokens.user, "setUserPermissions", { ...viewer, permissions: ["audit:read"] })),
+    error(await call(tokens.user, "setUserPermissions", { ...viewer, permissions: ["analytics:export"] })),
   ).toEqual({
     code: "FORBIDDEN",
-    reason: "audit:read",
+    reason: "analytics:export",
   });
   expect(error(await call(tokens.user, "inviteUser", { email: "x@acme.test", role: "ADMIN" }))).toEqual({
     code: "FORBIDDEN",
@@ -175,16 +190,25 @@ it("lets nobody grant what they do not have", async () => {
   expect(error(await call(tokens.admin, "setUserPermissions", { ...viewer, permissions: ["all"] }))).toEqual({
     code: "INVALID_INPUT",
   });
-  // What they have, they may.
+  // What they have, they may; and what the other has already, they may leave.
   expect((await call(tokens.user, "setUserRole", { ...viewer, role: "USER" })).errors).toBeUndefined();
   expect(
     (
       await call(tokens.user, "setUserPermissions", {
         ...viewer,
-        permissions: ["events:write", "users:manage"],
+        permissions: ["events:write", "users:manage", "audit:read"],
       })
     ).errors,
   ).toBeUndefined();
+});
+
+it("makes nobody a user who has not accepted, nor an invitation of a user", async () => {
+  const { data } = await call(tokens.admin, "inviteUser", { email: "new@acme.test" });
+  const set = async (userId: string, status: string) =>
+    error(await call(tokens.admin, "setUserStatus", { userId, status }));
+  for (const status of ["ACTIVE", "SUSPENDED", "INACTIVE"])
+    expect(await set(data.inviteUser.user.id, status)).toEqual({ code: "CONFLICT" });
+  expect(await set(id("viewer"), "INVITED")).toEqual({ code: "CONFLICT" });
 });
 
 it("manages nobody in another tenant", async () => {
@@ -214,21 +238,49 @@ it("keeps the last active admin, also from plain SQL", async () => {
   ).toBe("no error");
 });
 
-it("keeps one of two admins who demote each other at the same time", async () => {
-  const second = await addAdmin();
+/** What the second statement comes to, when the first commits only once the second waits for it, or is done. */
+async function meanwhile(first: [string, string[]], second: [string, string[]]): Promise<string> {
   const [one, two] = [await database.owner.connect(), await database.owner.connect()];
   try {
     await one.query("begin");
     await two.query("begin");
-    await one.query("update users set role = 'USER' where id = $1", [id("admin")]);
-    const waiting = refusal(two.query("update users set role = 'USER' where id = $1", [second]));
+    const { rows } = await two.query("select pg_backend_pid() as pid");
+    await one.query(...first);
+    let done = false;
+    const outcome = refusal(two.query(...second)).finally(() => {
+      done = true;
+    });
+    await until(
+      async () =>
+        done ||
+        (await database.owner.query("select from pg_locks where pid = $1 and not granted", [rows[0].pid]))
+          .rowCount,
+      Boolean,
+    );
     await one.query("commit");
-    expect(await waiting).toBe("EA409");
-    await two.query("rollback");
+    return await outcome;
   } finally {
+    await one.query("rollback");
+    await two.query("rollback");
     one.release();
     two.release();
   }
+}
+
+it("keeps one of two admins who demote each other at the same time", async () => {
+  const demote = "update users set role = 'USER' where id = $1";
+  expect(await meanwhile([demote, [id("admin")]], [demote, [await addAdmin()]])).toBe("EA409");
+});
+
+it("gives the last seat, and the last integration, to one of two at the same time", async () => {
+  await database.owner.query("update tenants set max_users = 4, max_integrations = 2 where id = $1", [
+    acme.id,
+  ]);
+  const user = "insert into users (tenant_id, email) values ($1, $2)";
+  expect(await meanwhile([user, [acme.id, "a@acme.test"]], [user, [acme.id, "b@acme.test"]])).toBe("EA402");
+  const shop = "insert into integrations (tenant_id, name, provider) values ($1, $2, 'square')";
+  expect(await meanwhile([shop, [acme.id, "A"]], [shop, [acme.id, "B"]])).toBe("EA402");
+  await database.owner.query("delete from integrations where name = 'A'");
 });
 
 it("has SUPER_ADMIN in the operator's tenant only, whoever writes it", async () => {
@@ -238,6 +290,12 @@ it("has SUPER_ADMIN in the operator's tenant only, whoever writes it", async () 
     const outcome = await refusal(
       client.query("update users set role = 'SUPER_ADMIN' where id = $1", [id("viewer", tenant)]),
     );
+    if (tenant === platform)
+      expect(
+        await refusal(
+          client.query("update users set role = 'ADMIN' where id = $1", [id("viewer", platform)]),
+        ),
+      ).toBe("EA409");
     await client.query("rollback");
     return outcome;
   };

@@ -54,6 +54,9 @@ it("lets an operator into a tenant for a while, with every trace under both name
   const { accessToken: token, refreshToken, accessTokenExpiresAt, endsAt, tenant } = entered.data.enterTenant;
   expect(tenant.slug).toBe("acme");
   expect(Date.parse(accessTokenExpiresAt)).toBeLessThanOrEqual(Date.parse(endsAt));
+  const minutes = (Date.parse(endsAt) - Date.now()) / 60_000;
+  expect(minutes).toBeGreaterThan(3);
+  expect(minutes).toBeLessThanOrEqual(5);
   const inside = await api.query(
     "{ analyticsEvents { totalCount } tenants { nodes { slug } } currentUser { id } }",
     { token },
@@ -111,6 +114,20 @@ it("lets an operator into a tenant for a while, with every trace under both name
   expect((await api.query("{ currentUser { id } }", { token: operator })).errors).toBeUndefined();
 });
 
+it("gives a visitor the rights of the role they entered with, not their own", async () => {
+  const { accessToken: token } = (await enter({ ...visit(), role: "VIEWER" })).data.enterTenant;
+  expect(error(await api.query("{ auditLogs(first: 1) { nodes { id } } }", { token }))).toEqual({
+    code: "FORBIDDEN",
+    reason: "audit:read",
+  });
+  expect(
+    error(await call(token, "updateTenant", { id: acme.id, patch: { name: "Mine" } }, "tenant { id }")),
+  ).toEqual({
+    code: "FORBIDDEN",
+    reason: "tenant:settings",
+  });
+});
+
 it("ends a visit with its time, with the operator's rank, and with the tenant", async () => {
   const count = (token: string) => api.query("{ analyticsEvents { totalCount } }", { token });
   const { accessToken: token } = (await enter(visit())).data.enterTenant;
@@ -124,12 +141,17 @@ it("ends a visit with its time, with the operator's rank, and with the tenant", 
   await database.owner.query("update sessions set expires_at = now() where entered_tenant_id is not null");
   expect(error(await count(token))).toEqual(ended);
 
-  const { accessToken: later } = (await enter(visit())).data.enterTenant;
+  const { accessToken: later, refreshToken } = (await enter(visit())).data.enterTenant;
   const spare =
     "insert into users (tenant_id, email, role) values ($1, 'spare@platform.test', 'SUPER_ADMIN')";
   await database.owner.query(spare, [platform.id]);
   await database.owner.query("update users set role = 'ADMIN' where id = $1", [platform.users.user.id]);
   expect(error(await count(later))).toEqual(ended);
+  const refreshed = await api.query(
+    "mutation ($t: String!) { refreshSession(input: { refreshToken: $t }) { accessToken } }",
+    { variables: { t: refreshToken } },
+  );
+  expect(error(refreshed)).toEqual(ended);
   await database.owner.query("update users set role = 'SUPER_ADMIN' where id = $1", [platform.users.user.id]);
 });
 
@@ -141,6 +163,9 @@ it("lets nobody else enter, and an operator only with a reason, a role and a tim
     expect(error(await enter({ ...visit(), ...wrong }))).toEqual({ code: "INVALID_INPUT" });
   for (const tenantId of [platform.id, acme.users.user.id])
     expect(error(await enter({ ...visit(), tenantId }))).toEqual({ code: "NOT_FOUND" });
+  await database.owner.query("update tenants set status = 'CANCELLED' where id = $1", [acme.id]);
+  expect(error(await enter(visit()))).toEqual({ code: "NOT_FOUND" });
+  await database.owner.query("update tenants set status = 'ACTIVE' where id = $1", [acme.id]);
 });
 
 it("lets an operator inside a tenant touch nobody's own account", async () => {
