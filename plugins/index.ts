@@ -1,6 +1,7 @@
 import type { ApiOptions } from "../src/graphql/preset.ts";
 import { AccountsPlugin } from "./accounts.ts";
 import { ApiKeysPlugin } from "./apiKeys.ts";
+import { EventsPlugin } from "./events.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
 import { PlainNamesPlugin } from "./plainNames.ts";
@@ -23,6 +24,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   ApiKeysPlugin,
   // Signs the tokens of an operator's visit.
   VisitsPlugin,
+  // SQL cannot tell a field that is left out from one that is null.
+  EventsPlugin,
   // Row security cannot limit how many rows are asked for.
   PageSizePlugin,
   // To PostgreSQL a statement that changes no row is no error.

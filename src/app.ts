@@ -15,7 +15,10 @@ import { makeSessionService } from "./auth/sessions.ts";
 import type { TokenService } from "./auth/tokens.ts";
 import type { Config } from "./config.ts";
 import type { KeyRing } from "./crypto/keyRing.ts";
+import { makeEventsRouter } from "./events/router.ts";
+import { makeEventService } from "./events/service.ts";
 import { makePreset } from "./graphql/preset.ts";
+import { isRest, sendError, sendProblem } from "./http/problem.ts";
 
 export type AppOptions = {
   config: Pick<Config, "NODE_ENV" | "CORS_ORIGINS" | "TRUST_PROXY" | "GRAPHQL_INTROSPECTION">;
@@ -103,15 +106,18 @@ export async function createApp(options: AppOptions): Promise<App> {
   // 4. Who asks?
   app.use(authenticate(tokens, keyEnvironment));
   // 5. The API.
+  app.use(makeEventsRouter(makeEventService(authenticatorPool), lastUse));
   await graphql.addTo(app, null, false);
   app.get("/", (_request, response) => void response.redirect(development ? "/graphiql" : "/healthz"));
   // 6. Nothing else is here.
   app.use((request, response) => {
-    const message = `There is nothing at ${request.method} ${request.path}. The API is at POST /graphql.`;
+    const message = `There is nothing at ${request.method} ${request.path}. The API is at POST /graphql and POST /v1/events.`;
+    if (isRest(request)) return sendProblem(response, { code: "NOT_FOUND", message, extensions: {} });
     response.status(404).json({ errors: [{ message, extensions: { code: "NOT_FOUND" } }] });
   });
   const fallback: ErrorRequestHandler = (error: unknown, request, response, next) => {
     if (response.headersSent) return next(error);
+    if (isRest(request)) return sendError(response, error);
     log.error({ err: error, requestId: request.id }, "unexpected error in a request");
     const message = `Something went wrong on our side. It is logged under ${String(request.id)}.`;
     response

@@ -4,6 +4,7 @@ import type { Logger } from "pino";
 import type { KeyRing } from "../src/crypto/keyRing.ts";
 import type { MailTransport } from "../src/mail/transport.ts";
 import { maintainPartitions } from "./maintain_partitions.ts";
+import { purgeEvents } from "./purge_events.ts";
 import { purgeExpired } from "./purge_expired.ts";
 import { sendMail } from "./send_mail.ts";
 import { startPasswordReset } from "./start_password_reset.ts";
@@ -27,7 +28,7 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   sync_integration: syncIntegration(services),
   // Enqueues what is due.
   sync_due_integrations: syncDueIntegrations(services),
-  // Makes the months ahead.
+  // Makes the months ahead, and those of which events wait in the default partition.
   maintain_partitions: maintainPartitions(services),
   // Enqueued by app_private.issue_token and send_notice.
   send_mail: sendMail(services),
@@ -35,10 +36,13 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   start_password_reset: startPasswordReset(services),
   // Deletes what has ended.
   purge_expired: purgeExpired(services),
+  // Deletes events that their tenants no longer keep.
+  purge_events: purgeEvents(services),
 });
 
 export const schedule: CronItem[] = [
   { task: "sync_due_integrations", match: "* * * * *", options: { backfillPeriod: 0 } },
-  { task: "maintain_partitions", match: "17 3 * * *", options: { backfillPeriod: 86_400_000 } },
+  { task: "maintain_partitions", match: "* * * * *", options: { backfillPeriod: 0 } },
+  { task: "purge_events", match: "23 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_expired", match: "41 3 * * *", options: { backfillPeriod: 86_400_000 } },
 ];

@@ -33,6 +33,17 @@ const write = async (...events: unknown[]) => {
   );
   return rows.map((row) => row.outcome);
 };
+const receipts = async (events: unknown[], onConflict = "update", atomic = false) => {
+  const { rows } = await database.owner.query(
+    `select jsonb_strip_nulls(to_jsonb(w) - 'ordinal') as receipt
+       from app_hidden.write_events($1, $2, $3, $4) w order by ordinal`,
+    [tenantId, JSON.stringify(events), onConflict, atomic],
+  );
+  return rows.map((row) => row.receipt);
+};
+const keys = async () =>
+  (await database.owner.query("select from app_private.event_keys where tenant_id = $1", [tenantId]))
+    .rowCount;
 const stored = async () => {
   const { rows } = await database.owner.query(
     `select e.event_name as name, e.value::text, e.currency, to_char(e.timestamp at time zone 'UTC', 'YYYY-MM-DD') as day,
@@ -105,28 +116,169 @@ describe("write_events", () => {
     ]);
   });
 
-  it.each([
-    [{ currency: "dollars" }, "23514"],
-    [{ value: "NaN" }, "23514"],
-    [{ value: "1e131000" }, "23514"],
-    [{ timestamp: "tomorrow" }, "EA400"],
-    [{ timestamp: "infinity" }, "EA400"],
-    [{ timestamp: "2026-02-30T00:00:00Z" }, "22008"],
-    [{ eventType: null }, "23502"],
-    [{ sourceVersion: "new" }, "22P02"],
-  ])("writes nothing of a batch in which one event says %j", async (bad, code) => {
-    await expect(write(order, { ...order, sourceId: "2", ...bad })).rejects.toMatchObject({ code });
-    expect(await stored()).toEqual([]);
-    const keys = await database.owner.query("select from app_private.event_keys where tenant_id = $1", [
-      tenantId,
+  it.each<[string, string, object]>([
+    ["unknown_currency", "/currency", { currency: "dollars" }],
+    ["unknown_currency", "/currency", { currency: "XXY" }],
+    ["not_a_number", "/value", { value: "NaN" }],
+    ["not_a_number", "/value", { value: "1e3" }],
+    ["not_a_number", "/value", { value: `1${"0".repeat(30)}` }],
+    ["not_a_number", "/value", { value: true }],
+    ["not_a_time", "/timestamp", { timestamp: "tomorrow" }],
+    ["not_a_time", "/timestamp", { timestamp: "infinity" }],
+    ["not_a_time", "/timestamp", { timestamp: "2026-03-05T10:00:00" }],
+    ["not_a_time", "/timestamp", { timestamp: "2026-02-30T00:00:00Z" }],
+    ["in_the_future", "/timestamp", { timestamp: "2999-01-01T00:00:00Z" }],
+    ["too_old", "/timestamp", { timestamp: "1999-01-01T00:00:00Z" }],
+    ["wrong_text", "/eventType", { eventType: null }],
+    ["wrong_text", "/eventType", { eventType: "" }],
+    ["wrong_text", "/eventName", { eventName: "x".repeat(201) }],
+    ["wrong_text", "/sourceId", { sourceId: 7 }],
+    ["wrong_text", "/sourceId", { source: "\u{1f642}".repeat(200), sourceId: "\u{1f642}".repeat(500) }],
+    ["two_ids", "/id", { id: "another" }],
+    ["not_an_integer", "/sourceVersion", { sourceVersion: "new" }],
+    ["not_an_integer", "/sourceVersion", { sourceVersion: 1.5 }],
+    ["not_an_object", "/properties", { properties: [] }],
+    ["too_large", "/properties", { properties: { text: "x".repeat(32_768) } }],
+    ["unknown_field", "/a~1b~0", { "a/b~": 1 }],
+  ])("rejects one event alone: %s at %s", async (reason, pointer, bad) => {
+    const batch = [order, { ...order, sourceId: "2", ...bad }, { ...order, sourceId: "3" }];
+    expect(await receipts(batch)).toEqual([
+      expect.objectContaining({ outcome: "accepted" }),
+      { outcome: "rejected", code: "INVALID_INPUT", reason, pointer, detail: expect.any(String) },
+      expect.objectContaining({ outcome: "accepted" }),
     ]);
-    expect(keys.rowCount).toBe(0);
+    expect(await stored()).toHaveLength(2);
+    expect(await keys()).toBe(2);
   });
 
-  it.each(["{}", "[1]", "[null]", "null"])("refuses %s", async (batch) => {
+  it.each(["[1]", "[null]", "[[]]", '["x"]'])("rejects what is no object in %s", async (batch) => {
+    expect(await receipts(JSON.parse(batch))).toMatchObject([{ reason: "not_an_object", pointer: "" }]);
+  });
+
+  it.each(["{}", "null", "7"])("refuses %s, which is no array", async (batch) => {
     await expect(
       database.owner.query("select * from app_hidden.write_events($1, $2)", [tenantId, batch]),
     ).rejects.toMatchObject({ code: "EA400" });
+  });
+
+  it("takes the longest texts and the largest numbers that it promises to", async () => {
+    const properties = { text: "x".repeat(32_768 - '{"text": ""}'.length) };
+    const most = {
+      ...order,
+      eventType: "t".repeat(100),
+      eventName: "n".repeat(200),
+      source: "s".repeat(200),
+    };
+    const value = `${"9".repeat(30)}.${"9".repeat(30)}`;
+    expect(await write({ ...most, sourceId: "i".repeat(500), properties, value })).toEqual(["accepted"]);
+    expect(await stored()).toMatchObject([{ value, found: true }]);
+  });
+
+  it("takes times up to the limits that a DBA sets", async () => {
+    const soon = new Date(Date.now() + 3_600_000).toISOString();
+    expect(await receipts([{ ...order, timestamp: soon }])).toMatchObject([{ reason: "in_the_future" }]);
+    await database.owner.query("update app_private.event_limits set max_ahead = '2 hours'");
+    expect(await write({ ...order, timestamp: soon })).toEqual(["accepted"]);
+    await database.owner.query("update app_private.event_limits set max_ahead = '5 minutes'");
+  });
+
+  it("rejects what the tenant's retention would delete, by its setting or its plan", async () => {
+    const old = new Date(Date.now() - 100 * 86_400_000).toISOString();
+    expect(await write({ ...order, timestamp: old })).toEqual(["accepted"]);
+    await database.owner.query(`update tenants set settings = '{"retentionDays": 90}' where id = $1`, [
+      tenantId,
+    ]);
+    const again = { ...order, sourceId: "2", timestamp: old };
+    expect(await receipts([again])).toMatchObject([{ reason: "past_retention", pointer: "/timestamp" }]);
+    await database.owner.query("update tenants set settings = '{}' where id = $1", [tenantId]);
+    await database.owner.query("update app_private.plans set retention_days = 90 where name = 'trial'");
+    expect(await receipts([again])).toMatchObject([{ reason: "past_retention" }]);
+    await database.owner.query("update app_private.plans set retention_days = null where name = 'trial'");
+  });
+
+  it("needs type and name of a new event, not of a restatement", async () => {
+    const { eventName: _, ...nameless } = order;
+    const { eventType: __, ...typeless } = order;
+    expect(await receipts([nameless, typeless, { value: 1 }])).toMatchObject([
+      { reason: "required", pointer: "/eventName" },
+      { reason: "required", pointer: "/eventType" },
+      { reason: "required", pointer: "/eventType" },
+    ]);
+    expect(await keys()).toBe(0);
+    // As if one after another: the first has nothing to restate.
+    expect(await receipts([{ ...nameless, value: 1 }, order, { ...nameless, value: 2 }])).toMatchObject([
+      { reason: "required" },
+      { outcome: "accepted" },
+      { outcome: "updated" },
+    ]);
+    expect(await stored()).toMatchObject([{ value: "2" }]);
+  });
+
+  it("takes id as another name of sourceId", async () => {
+    const { sourceId: _, ...rest } = order;
+    expect(await write({ ...rest, id: "1" })).toEqual(["accepted"]);
+    expect(await write(order)).toEqual(["duplicate"]);
+  });
+
+  it("rejects other content under a known id when asked to, and changes nothing", async () => {
+    await write(order);
+    const other = { ...order, value: 11 };
+    expect(await receipts([other, order], "reject")).toMatchObject([
+      { outcome: "rejected", code: "CONFLICT", reason: "differs", pointer: "" },
+      { outcome: "duplicate" },
+    ]);
+    expect(await write(order)).toEqual(["duplicate"]);
+    expect(await stored()).toMatchObject([{ value: "10.50" }]);
+    await expect(receipts([order], "ignore")).rejects.toMatchObject({ code: "EA400" });
+  });
+
+  it("writes all or nothing of an atomic batch", async () => {
+    await write(order);
+    const batch = [
+      { ...order, sourceId: "2" },
+      { ...order, value: 11 },
+      { ...order, sourceId: "3", value: "x" },
+    ];
+    expect(await receipts(batch, "update", true)).toMatchObject([
+      { outcome: "withheld" },
+      { outcome: "withheld" },
+      { outcome: "rejected" },
+    ]);
+    expect(await stored()).toMatchObject([{ value: "10.50" }]);
+    expect(await keys()).toBe(1);
+    expect((await receipts(batch.slice(0, 2), "update", true)).map(({ outcome }) => outcome)).toEqual([
+      "accepted",
+      "updated",
+    ]);
+  });
+
+  it("brings a deleted record back only with a newer version", async () => {
+    await write({ ...order, sourceVersion: 5 });
+    await database.owner.query("update app_private.event_keys set deleted_at = now() where tenant_id = $1", [
+      tenantId,
+    ]);
+    await database.owner.query("delete from analytics_events where tenant_id = $1", [tenantId]);
+    expect(await write({ ...order, value: 2, sourceVersion: 5 }, { ...order, value: 3 })).toEqual([
+      "duplicate",
+      "duplicate",
+    ]);
+    expect(await stored()).toEqual([]);
+    expect(await write({ ...order, value: 4, sourceVersion: 6 })).toEqual(["updated"]);
+    expect(await stored()).toMatchObject([{ value: "4", found: true }]);
+  });
+
+  it("records each batch that changed anything, by counts", async () => {
+    await write(order, { ...order, sourceId: "2" });
+    await write(order);
+    await write({ ...order, value: 1 }, { ...order, sourceId: "3", value: "x" });
+    const { rows } = await database.owner.query(
+      "select changes from audit_logs where tenant_id = $1 and action = 'events.written' order by id",
+      [tenantId],
+    );
+    expect(rows.map(({ changes }) => changes)).toEqual([
+      { accepted: 2, updated: 0 },
+      { accepted: 0, updated: 1 },
+    ]);
   });
 
   it("writes nothing for an empty batch", async () => {
@@ -207,7 +359,9 @@ describe("partitions", () => {
   });
 
   it("are not made for months that are centuries away: such events stay where they are", async () => {
+    await database.owner.query("update app_private.event_limits set max_ahead = '1000 years'");
     await write({ ...order, timestamp: "2999-01-15T00:00:00Z" });
+    await database.owner.query("update app_private.event_limits set max_ahead = '5 minutes'");
     await makePartitions(database.worker);
     expect((await stored()).map((row) => row.partition)).toEqual(["partitions.analytics_events_default"]);
   });

@@ -171,7 +171,11 @@ async function seedEvents(pool: pg.Pool, signal: AbortSignal | undefined): Promi
       for (let next = waiting.next(); !next.done; next = waiting.next()) {
         signal?.throwIfAborted();
         const { tenantId, events } = next.value;
-        await client.query("select from app_hidden.write_events($1, $2)", [tenantId, JSON.stringify(events)]);
+        const { rows } = await client.query(
+          "select reason, pointer from app_hidden.write_events($1, $2) where outcome = 'rejected' limit 1",
+          [tenantId, JSON.stringify(events)],
+        );
+        if (rows[0]) throw new Error(`A demo event was rejected: ${JSON.stringify(rows[0])}`);
         count += events.length;
       }
     } finally {

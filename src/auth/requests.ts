@@ -4,6 +4,7 @@ import type pg from "pg";
 import "pino-http";
 import { withTransaction } from "../db/pools.ts";
 import { ApiError } from "../graphql/errors.ts";
+import { isRest, sendProblem } from "../http/problem.ts";
 import { type KeyClaims, type KeyEnvironment, parseApiKey } from "./apiKeys.ts";
 import type { Claims, TokenService } from "./tokens.ts";
 
@@ -66,11 +67,18 @@ export function authenticate(tokens: TokenService, environment: KeyEnvironment):
     // "Bearer" alone is what a form sends before a token was pasted: nobody.
     const authorization = request.headers.authorization?.replace(/^Bearer\s*$/i, "") || undefined;
     const [, token] = /^Bearer ([\w.~+/-]+=*)$/i.exec(authorization ?? "") ?? [];
-    const refuse = (message: string) =>
-      void response
+    const refuse = (message: string) => {
+      if (isRest(request))
+        return sendProblem(response, {
+          code: "UNAUTHENTICATED",
+          message,
+          extensions: { reason: "invalid_token" },
+        });
+      response
         .status(401)
         .set("WWW-Authenticate", 'Bearer error="invalid_token"')
         .json({ errors: [{ message, extensions: { code: "UNAUTHENTICATED", reason: "invalid_token" } }] });
+    };
 
     const key = token?.startsWith("erp_") ? parseApiKey(token) : undefined;
     if (key && key.environment !== environment)

@@ -1,0 +1,163 @@
+import { z } from "zod";
+import { MAX_EVENTS } from "./batch.ts";
+import { MAX_DEPTH } from "./text.ts";
+
+const text = (longest: number) => z.string().min(1).max(longest);
+
+/** An event as clients send it. The database decides; this describes. */
+export const event = z
+  .strictObject({
+    eventType: text(100).meta({ description: "Category, such as order. Required for a new event." }),
+    eventName: text(200).meta({
+      description: "What happened, such as order_completed. Required for a new event.",
+    }),
+    timestamp: z.iso.datetime({ offset: true }).nullable().meta({
+      description: "When it happened: RFC 3339 with an offset. Left out, it is the time of arrival.",
+    }),
+    value: z
+      .union([z.number(), z.string().regex(/^[+-]?\d{1,30}(\.\d{1,30})?$/)])
+      .nullable()
+      .meta({
+        description: "The main measure, in major units of currency. Text keeps every digit.",
+      }),
+    currency: z
+      .string()
+      .regex(/^[A-Z]{3}$/)
+      .nullable()
+      .meta({ description: "ISO 4217." }),
+    properties: z
+      .record(z.string(), z.unknown())
+      .nullable()
+      .meta({
+        description: `Whatever else is known: at most 32,768 bytes of JSON, ${MAX_DEPTH} levels deep.`,
+      }),
+    source: text(200).nullable().meta({ description: "Where the event comes from." }),
+    sourceId: text(500).nullable().meta({
+      description:
+        "The record's id at its source. One (source, sourceId) is one event, however often it is sent.",
+    }),
+    id: text(500).nullable().meta({ description: "Another name of sourceId." }),
+    sourceVersion: z
+      .union([z.int(), z.string().regex(/^-?\d{1,18}$/)])
+      .nullable()
+      .meta({
+        description: "Grows whenever the source restates the record: an older one never wins.",
+      }),
+  })
+  .partial()
+  .meta({ description: "A field that is left out of a restatement keeps its value; null clears it." });
+
+const receipt = z.object({
+  index: z.int().min(0).meta({ description: "The event's place in the body, from 0." }),
+  status: z.enum(["accepted", "updated", "duplicate", "rejected", "withheld"]),
+  id: z.uuid().optional().meta({ description: "With timestamp, the primary key of the event." }),
+  timestamp: z.iso.datetime().optional(),
+  code: z.enum(["INVALID_INPUT", "CONFLICT"]).optional(),
+  reason: z.string().optional().meta({ description: "Such as not_a_time or unknown_currency." }),
+  pointer: z.string().optional().meta({ description: "RFC 6901, into the body, as if it were an array." }),
+  detail: z.string().optional().meta({ description: "For people." }),
+});
+const counts = {
+  accepted: z.int(),
+  updated: z.int(),
+  duplicate: z.int(),
+  rejected: z.int(),
+  withheld: z.int().optional(),
+};
+export const receipts = z.object({ ...counts, events: z.array(receipt) });
+export const problem = z.looseObject({
+  type: z.literal("about:blank"),
+  title: z.string(),
+  status: z.int(),
+  detail: z.string(),
+  code: z.string(),
+  requestId: z.string(),
+});
+
+const schemaOf = (schema: z.ZodType) => {
+  const { $schema: _, ...json } = z.toJSONSchema(schema, { io: "input" });
+  return json;
+};
+const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
+const problems = (description: string, schema: object = ref("Problem")) => ({
+  description,
+  content: { "application/problem+json": { schema } },
+});
+const retryable = (description: string) => ({
+  ...problems(description),
+  headers: { "Retry-After": { description: "Seconds.", schema: { type: "integer" } } },
+});
+const refusals = { allOf: [ref("Problem"), ref("Receipts")] };
+
+/** OpenAPI 3.1. */
+export const openApi = {
+  openapi: "3.1.0",
+  info: {
+    title: "erp-analytics: events",
+    version: "1",
+    description: "Events come in here, each exactly once. Everything else is GraphQL, at /graphql.",
+  },
+  paths: {
+    "/v1/events": {
+      post: {
+        operationId: "writeEvents",
+        summary: "Writes events",
+        description: `One event, an array of at most ${MAX_EVENTS}, or NDJSON; gzip is welcome. What was not answered with 202 may be sent again: events with a sourceId (or id) are never counted twice.`,
+        security: [{ bearer: [] }],
+        parameters: [
+          {
+            name: "onConflict",
+            in: "query",
+            description:
+              "What happens to an event that differs from the stored one of the same source and sourceId.",
+            schema: { type: "string", enum: ["update", "reject"], default: "update" },
+          },
+          {
+            name: "atomic",
+            in: "query",
+            description: "All events, or none.",
+            schema: { type: "boolean", default: false },
+          },
+        ],
+        requestBody: {
+          required: true,
+          content: {
+            "application/json": {
+              schema: { oneOf: [ref("Event"), { type: "array", maxItems: MAX_EVENTS, items: ref("Event") }] },
+            },
+            "application/x-ndjson": { schema: { type: "string", description: "An event to a line." } },
+          },
+        },
+        responses: {
+          "202": {
+            description: "Committed. Says of each event what became of it.",
+            content: { "application/json": { schema: ref("Receipts") } },
+          },
+          "400": problems("Not JSON, too many events, or an unknown parameter."),
+          "401": problems("No API key or access token, or one that is not valid."),
+          "403": problems("Without the permission events:write."),
+          "409": problems("Nothing was written: every event differs from the stored one.", refusals),
+          "413": problems("The body is too large."),
+          "415": problems("Another Content-Type or Content-Encoding."),
+          "422": problems("Nothing was written.", refusals),
+          "429": retryable("Beyond the plan's limits, or the server's."),
+          "503": retryable("The database is busy or away. Nothing is known to be written: send it again."),
+        },
+      },
+    },
+  },
+  components: {
+    securitySchemes: {
+      bearer: {
+        type: "http",
+        scheme: "bearer",
+        description: "An API key with the scope events:write, or an access token.",
+      },
+    },
+    schemas: {
+      Event: schemaOf(event),
+      Receipts: schemaOf(receipts),
+      Problem: schemaOf(problem),
+    },
+  },
+};
