@@ -33,16 +33,23 @@ export const beginRequest = (identity: Identity) => ({
   ],
 });
 
+/** Longer than transaction_timeout (60 s): past it, the server behind the connection no longer answers. */
+export const DEADLINE_MS = 65_000;
+
 /** One transaction as this identity, beside the operation's own: what it did stays done whatever the operation does. */
 export function withRequest<Result>(
   pool: pg.Pool,
   identity: Identity,
   work: (client: pg.PoolClient) => Promise<Result>,
 ): Promise<Result> {
-  return withTransaction(pool, async (client) => {
-    await client.query(beginRequest(identity));
-    return work(client);
-  });
+  return withTransaction(
+    pool,
+    async (client) => {
+      await client.query(beginRequest(identity));
+      return work(client);
+    },
+    { deadlineMs: DEADLINE_MS },
+  );
 }
 
 /** UNAUTHENTICATED for nobody. */

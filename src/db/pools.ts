@@ -67,13 +67,23 @@ export async function withOwnerPool<Result>(
   }
 }
 
-/** Runs `work` in one transaction; rolls back when it throws. A client that could not roll back is thrown away. */
+/**
+ * Runs `work` in one transaction; rolls back when it throws. A client that could not roll back is thrown away.
+ * @param options.deadlineMs when to give up on a server that no longer answers
+ */
 export async function withTransaction<Result>(
   pool: pg.Pool,
   work: (client: pg.PoolClient) => Promise<Result>,
+  options: { deadlineMs?: number } = {},
 ): Promise<Result> {
   const client = await pool.connect();
   let broken: Error | undefined;
+  const deadline = options.deadlineMs
+    ? setTimeout(() => {
+        const reason = new Error("The database did not answer in time.");
+        destroyConnection(client, Object.assign(reason, { code: "ETIMEDOUT" }));
+      }, options.deadlineMs).unref()
+    : undefined;
   try {
     await client.query("begin");
     const result = await work(client);
@@ -85,6 +95,7 @@ export async function withTransaction<Result>(
     });
     throw error;
   } finally {
+    clearTimeout(deadline);
     client.release(broken);
   }
 }

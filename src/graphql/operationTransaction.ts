@@ -3,15 +3,12 @@ import {
   makeWithPgClientViaPgClientAlreadyInTransaction,
   type NodePostgresPgClient,
 } from "postgraphile/adaptors/pg";
-import { beginRequest, type Identity, SIGN_IN_FIRST } from "../auth/requests.ts";
+import { beginRequest, DEADLINE_MS, type Identity, SIGN_IN_FIRST } from "../auth/requests.ts";
 import { destroyConnection } from "../db/pools.ts";
 import { ApiError } from "./errors.ts";
 
 type Callback<Result> = (client: NodePostgresPgClient) => Result | Promise<Result>;
 export type OperationKind = "query" | "mutation";
-
-/** Longer than transaction_timeout (60 s): past it, the server behind the connection no longer answers. */
-const DEADLINE_MS = 65_000;
 
 /**
  * The one transaction of a GraphQL operation, on one connection, opened when the first SQL needs it.
