@@ -1,0 +1,274 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { chmod, mkdtemp, rm } from "node:fs/promises";
+import http from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import pg from "pg";
+import { generateApiKey } from "../src/auth/apiKeys.ts";
+import { environmentWith } from "../src/config.ts";
+import { migrate } from "../src/db/migrate.ts";
+import { prepareCluster } from "../src/db/roles.ts";
+import { startCluster } from "../src/embedded/cluster.ts";
+import { freePort } from "../src/embedded/freePort.ts";
+import { paths } from "../src/paths.ts";
+
+/*
+ * How fast events come in, with the settings that we ship: COPY from files into the very tables, indexes, foreign keys and
+ * checks included; app_hidden.write_events in batches of 1,000 on one connection; POST /v1/events with 8 clients in
+ * batches of 500. With ids that arrive in order, and with random ones. In turn, so that a noisy machine disturbs all
+ * alike: read the ratios.
+ *
+ * npm run bench:ingest [-- --events 200000 --rounds 3] [-- --grow 20000000]: with --grow, loads as many through
+ * write_events, and compares its last tenth with its first.
+ */
+const { values } = parseArgs({
+  options: {
+    events: { type: "string", default: "100000" },
+    rounds: { type: "string", default: "3" },
+    grow: { type: "string" },
+  },
+});
+const EVENTS = Number(values.events);
+const ROUNDS = Number(values.rounds);
+const PASSWORD = "bench";
+const CLIENTS = 8;
+const DATABASE_BATCH = 1_000;
+const HTTP_BATCH = 500;
+const kinds = ["in order", "random"] as const;
+const EMPTY = "truncate analytics_events, app_private.event_keys";
+
+const folder = await mkdtemp(join(tmpdir(), "erp-bench-"));
+// PostgreSQL, another user, writes and reads the files of COPY here.
+const files = await mkdtemp(join(tmpdir(), "erp-bench-files-"));
+await chmod(files, 0o777);
+const cluster = await startCluster({ dataDir: folder, port: 0, superuserPassword: PASSWORD });
+const url = (user: string, database = "erp_analytics") => cluster.url({ user, password: PASSWORD, database });
+let server: ChildProcess | undefined;
+const clients: pg.Client[] = [];
+try {
+  await prepareCluster(url("postgres", "postgres"), {
+    databases: ["erp_analytics"],
+    passwords: { owner: PASSWORD, authenticator: PASSWORD, worker: PASSWORD },
+  });
+  await migrate({ owner: url("erp_user"), worker: url("erp_worker") });
+  const [root, owner] = [await connect("postgres"), await connect("erp_user")];
+  await owner.query(
+    "update app_private.plans set events_per_minute = null, key_events_per_minute = null, events_per_day = null",
+  );
+  const { rows } = await owner.query(
+    "insert into tenants (name, slug, status, plan_type, features) values ('Bench', 'bench', 'ACTIVE', 'business', '{api_keys}') returning id",
+  );
+  const tenantId: string = rows[0].id;
+  await owner.query(
+    "select app_hidden.make_partition_for(month) from generate_series(now() - interval '11 months', now(), interval '1 month') month",
+  );
+  if (values.grow) await grow(owner, tenantId, Number(values.grow));
+  else {
+    const http = await startServer(owner, tenantId);
+    await printSettings(root);
+    const results = new Map<string, number[]>();
+    for (let round = 0; round <= ROUNDS; round++)
+      for (const kind of kinds) {
+        const events = makeEvents(EVENTS, kind);
+        const contenders = {
+          COPY: () => copy(root, owner, tenantId, `${kind} ${round}`, events),
+          write_events: () => write(owner, tenantId, events),
+          HTTP: () => http(events),
+        };
+        for (const [name, run] of Object.entries(contenders)) {
+          await owner.query(EMPTY);
+          await root.query("checkpoint");
+          const seconds = await run();
+          const found = await owner.query("select count(*)::integer as count from analytics_events");
+          if (found.rows[0].count !== EVENTS) throw new Error(`${name} wrote ${found.rows[0].count} events.`);
+          const key = `${kind}: ${name}`;
+          // The first round warms up.
+          if (round > 0) results.set(key, [...(results.get(key) ?? []), EVENTS / seconds]);
+        }
+      }
+    report(results);
+  }
+} finally {
+  server?.kill("SIGINT");
+  for (const client of clients) await client.end().catch(() => {});
+  await cluster.stop();
+  await rm(folder, { recursive: true, force: true });
+  await rm(files, { recursive: true, force: true });
+}
+
+async function connect(user: string): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: url(user) });
+  await client.connect();
+  clients.push(client);
+  return client;
+}
+
+function makeEvents(count: number, kind: (typeof kinds)[number]) {
+  const begin = Date.now() - 300 * 86_400_000;
+  return Array.from({ length: count }, (_, index) => ({
+    eventType: "order",
+    eventName: "order_completed",
+    timestamp: new Date(begin + ((300 * 86_400_000) / count) * index).toISOString(),
+    source: "bench:1",
+    sourceId: kind === "in order" ? `order:${String(index).padStart(12, "0")}` : randomUUID(),
+    value: (((index * 7919) % 10_000) / 100).toFixed(2),
+    currency: "EUR",
+    properties: {
+      locationId: `s${index % 10}`,
+      channel: "online",
+      lineCount: index % 7,
+      customerId: `c${index % 5000}`,
+    },
+  }));
+}
+type Events = ReturnType<typeof makeEvents>;
+
+async function seconds(work: () => Promise<unknown>): Promise<number> {
+  const began = process.hrtime.bigint();
+  await work();
+  return Number(process.hrtime.bigint() - began) / 1e9;
+}
+
+/** Files are made by the function itself, so that both write the same rows; only reading them is timed. */
+async function copy(root: pg.Client, owner: pg.Client, tenantId: string, name: string, events: Events) {
+  await write(owner, tenantId, events);
+  const tables = {
+    "public.analytics_events":
+      "id, tenant_id, event_type, event_name, properties, source, source_id, value, currency, timestamp",
+    "app_private.event_keys": "tenant_id, source, source_id, timestamp, id, source_version, content_hash",
+  };
+  const file = (table: string) => join(files, `${table} ${name}`);
+  // In the order in which they came.
+  for (const [table, columns] of Object.entries(tables))
+    await root.query(`copy (select ${columns} from ${table} order by id) to '${file(table)}'`);
+  await owner.query(EMPTY);
+  await root.query("checkpoint");
+  return seconds(async () => {
+    for (const [table, columns] of Object.entries(tables))
+      await root.query(`copy ${table} (${columns}) from '${file(table)}'`);
+  });
+}
+
+function batches(events: Events, size: number): string[] {
+  const made: string[] = [];
+  for (let at = 0; at < events.length; at += size) made.push(JSON.stringify(events.slice(at, at + size)));
+  return made;
+}
+
+async function write(owner: pg.Client, tenantId: string, events: Events): Promise<number> {
+  const bodies = batches(events, DATABASE_BATCH);
+  return seconds(async () => {
+    for (const body of bodies)
+      await owner.query({
+        name: "write",
+        text: "select count(*) from app_hidden.write_events($1, $2) where outcome = 'accepted'",
+        values: [tenantId, body],
+      });
+  });
+}
+
+/** The shipped server, as a process of its own. */
+async function startServer(owner: pg.Client, tenantId: string) {
+  const key = generateApiKey("test", tenantId);
+  await owner.query(
+    "insert into api_keys (id, tenant_id, name, scopes) values ($1, $2, 'Bench', '{events:write}')",
+    [key.id, tenantId],
+  );
+  await owner.query(
+    "insert into app_private.api_key_secrets (tenant_id, api_key_id, secret_hash) values ($1, $2, $3)",
+    [tenantId, key.id, key.secretHash],
+  );
+  const port = await freePort(0, 0);
+  server = spawn(process.execPath, ["--import", "./scripts/runtime.mjs", "src/main.ts"], {
+    cwd: paths.root,
+    stdio: "ignore",
+    env: environmentWith({
+      DATABASE_URL: url("erp_user"),
+      AUTHENTICATOR_DATABASE_URL: url("erp_authenticator"),
+      WORKER_DATABASE_URL: url("erp_worker"),
+      DATA_DIR: folder,
+      PORT: String(port),
+    }),
+  });
+  const agent = new http.Agent({ keepAlive: true, maxSockets: CLIENTS });
+  const post = (body: string) =>
+    new Promise<number>((resolve, reject) => {
+      const request = http.request(
+        {
+          agent,
+          port,
+          host: "127.0.0.1",
+          path: "/v1/events",
+          method: "POST",
+          headers: {
+            "content-type": "application/json",
+            "content-length": Buffer.byteLength(body),
+            authorization: `Bearer ${key.text}`,
+          },
+        },
+        (response) => response.resume().on("end", () => resolve(response.statusCode ?? 0)),
+      );
+      request.on("error", reject).end(body);
+    });
+  for (const deadline = Date.now() + 30_000; ; await new Promise((wait) => setTimeout(wait, 100))) {
+    const status = await post("[]").catch(() => 0);
+    if (status === 202) break;
+    if (Date.now() > deadline) throw new Error(`The server does not start: ${status}.`);
+  }
+  return async (events: Events) => {
+    const bodies = batches(events, HTTP_BATCH);
+    return seconds(async () => {
+      await Promise.all(
+        Array.from({ length: CLIENTS }, async () => {
+          for (let body = bodies.pop(); body; body = bodies.pop()) {
+            const status = await post(body);
+            if (status !== 202) throw new Error(`The answer was ${status}.`);
+          }
+        }),
+      );
+    });
+  };
+}
+
+async function printSettings(root: pg.Client) {
+  const { rows } = await root.query(
+    `select name, setting || coalesce(unit, '') as value from pg_settings
+      where name in ('server_version', 'synchronous_commit', 'fsync', 'full_page_writes', 'shared_buffers', 'max_wal_size', 'wal_level')
+      order by name`,
+  );
+  console.log(rows.map(({ name, value }) => `${name} ${value}`).join(", "));
+  console.log(`${EVENTS.toLocaleString("en")} events over 300 days, ${ROUNDS} rounds\n`);
+}
+
+function median(numbers: number[]): number {
+  return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? 0;
+}
+
+function report(results: Map<string, number[]>) {
+  console.log("contender                  events/s   ratio to COPY (median of rounds)");
+  for (const [name, rates] of results) {
+    const baseline = results.get(`${name.split(":")[0]}: COPY`) ?? [];
+    const ratio = median(rates.map((rate, round) => rate / (baseline[round] ?? 1)));
+    console.log(`${name.padEnd(24)} ${median(rates).toFixed(0).padStart(10)}   ${ratio.toFixed(2)}`);
+  }
+}
+
+/** Whether a table that grows slows its writers down. */
+async function grow(owner: pg.Client, tenantId: string, count: number) {
+  const tenth = Math.ceil(count / 10);
+  const rates: number[] = [];
+  for (let part = 0; part < 10; part++) {
+    let spent = 0;
+    for (let at = 0; at < tenth; at += 50_000)
+      spent += await write(owner, tenantId, makeEvents(Math.min(50_000, tenth - at), "random"));
+    rates.push(tenth / spent);
+    console.log(
+      `${((part + 1) * tenth).toLocaleString("en")} events: ${(tenth / spent).toFixed(0)} events/s`,
+    );
+  }
+  console.log(
+    `\nThe last tenth came in at ${((rates[9] ?? 0) / (rates[0] ?? 1)).toFixed(2)} of the first one's rate.`,
+  );
+}
