@@ -1,3 +1,4 @@
+import { constants } from "node:os";
 import { UserError } from "./config.ts";
 
 /** Longer than what is stopped gives itself. */
@@ -13,7 +14,8 @@ type Main = (
 /**
  * Runs a program until SIGINT or SIGTERM, then stops what it registered, last first. A signal while it still starts
  * aborts its `signal` and waits until the step under way has ended: what that step started is stopped too. Another signal,
- * two seconds later, ends it at once. With `once`, the program ends when `main` does.
+ * two seconds later, ends it at once. With `once`, the program ends when `main` does; a signal before that exits with 128 and
+ * its number, as shells have it.
  * A UserError is printed as its sentence; anything else with its stack, for us to mend. Both exit with 1.
  */
 export async function runProgram(main: Main, options: { once?: boolean } = {}): Promise<void> {
@@ -40,11 +42,11 @@ export async function runProgram(main: Main, options: { once?: boolean } = {}): 
     return stopping;
   };
   let asked = 0;
-  const onSignal = () => {
+  const onSignal = (signal: NodeJS.Signals) => {
     // npm and `node --watch` pass on a signal that the terminal has sent us already: that is no second wish.
     if (stopping && Date.now() - asked > 2_000) process.exit(1);
     asked ||= Date.now();
-    void stop(0);
+    void stop(options.once ? 128 + constants.signals[signal] : 0);
   };
   // As of `npm run db:check | head`.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
