@@ -122,7 +122,7 @@ it.each<[format: string, count: number, interruptions: [NodeJS.Signals, number |
 );
 
 it.each<[what: string, count: number, bytes: number, accepted: number]>([
-  ["30 KB that are welcome", 2_000, 30_000, 2_000],
+  ["30 KB that are welcome", 4_000, 30_000, 4_000],
   ["900 KB that are not", 200, 900_000, 0],
 ])(
   "keeps within its memory with events of %s",
