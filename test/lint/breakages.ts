@@ -69,7 +69,9 @@ export const breakages: Breakage[] = [
   {
     rule: "policiesNameTheTenant",
     sql: `alter policy select_analyst on public.users using (${SESSION_TENANT} or role = 'ADMIN')`,
-    found: [`select_analyst on public.users: using ((${SESSION_TENANT}) OR (role = 'ADMIN'::public.user_role))`],
+    found: [
+      `select_analyst on public.users: using ((${SESSION_TENANT}) OR (role = 'ADMIN'::public.user_role))`,
+    ],
   },
   {
     rule: "policiesNameTheTenant",
