@@ -36,5 +36,11 @@ export const admissionSql = (login: string): string =>
   `grant erp_analyst to ${pg.escapeIdentifier(login)} with inherit true, set false granted by erp_user;`;
 
 export const lockSql = (login: string): string =>
-  `do $$ begin if to_regrole('${login}') is not null then alter role ${pg.escapeIdentifier(login)} nologin; end if; end $$;`;
-export const dropSql = (login: string): string => `drop role if exists ${pg.escapeIdentifier(login)};`;
+  ifThere(login, `alter role ${pg.escapeIdentifier(login)} nologin;`);
+
+/** `drop owned`: default privileges, which any login may set for itself, would hold it; objects it has none. */
+export const dropSql = (login: string): string =>
+  ifThere(login, `drop owned by ${pg.escapeIdentifier(login)}; drop role ${pg.escapeIdentifier(login)};`);
+
+const ifThere = (login: string, sql: string) =>
+  `do $$ begin if to_regrole('${login}') is not null then ${sql} end if; end $$;`;

@@ -18,7 +18,7 @@ const REVIEWED = [
   "app_hidden.enter_tenant(uuid,public.user_role,text,integer,bytea)",
   "app_hidden.find_token(uuid,uuid,bytea,text[])",
   "app_hidden.finish_sync(uuid,uuid,uuid,text)",
-  "app_hidden.hold_analysts(interval)",
+  "app_hidden.hold_analysts(interval,interval)",
   "app_hidden.ingest_events(uuid,jsonb,text,boolean)",
   "app_hidden.integration_tenant(uuid)",
   "app_hidden.invite_user(uuid,text,public.user_role,text[],text,text)",

@@ -16,7 +16,7 @@ export const requestsHaveFewRights: Rule = {
       from pg_namespace n
      cross join pg_roles r
      where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'public') and (${API_ROLES})
-       and n.nspname <> case when r.rolname ~ '^(erp_analyst|bi_)' then 'analytics' else 'app_hidden' end
+       and n.nspname <> case when r.rolname = 'erp_analyst' then 'analytics' else 'app_hidden' end
        and has_schema_privilege(r.oid, n.oid, 'USAGE')
     union all
     select format('%s may create in schema %s', r.rolname, n.nspname)
@@ -33,7 +33,7 @@ export const requestsHaveFewRights: Rule = {
       join pg_namespace n on n.oid = c.relnamespace
      cross join pg_roles r
      cross join (values ('INSERT'), ('UPDATE'), ('DELETE')) as privilege (name)
-     where ${OURS} and c.relkind in ('r', 'p', 'v', 'm', 'f') and r.rolname ~ '^(erp_analyst|bi_)'
+     where ${OURS} and c.relkind in ('r', 'p', 'v', 'm', 'f') and r.rolname = 'erp_analyst'
        and (
          has_table_privilege(r.oid, c.oid, privilege.name)
          or (privilege.name <> 'DELETE' and has_any_column_privilege(r.oid, c.oid, privilege.name))
@@ -43,7 +43,7 @@ export const requestsHaveFewRights: Rule = {
       from pg_proc f
       join pg_namespace n on n.oid = f.pronamespace
      cross join pg_roles r
-     where ${OURS} and r.rolname ~ '^(erp_analyst|bi_)'
+     where ${OURS} and r.rolname = 'erp_analyst'
        and n.nspname <> 'analytics' and f.oid <> 'app_hidden.session_tenant_id()'::regprocedure
        and has_function_privilege(r.oid, f.oid, 'EXECUTE')`,
 };

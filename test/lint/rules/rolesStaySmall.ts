@@ -9,7 +9,7 @@ export const rolesStaySmall: Rule = {
       join pg_roles r on r.oid = d.refobjid
      where d.refclassid = 'pg_authid'::regclass and d.deptype = 'o'
        and d.dbid in (0, (select oid from pg_database where datname = current_database()))
-       and (${API_ROLES})
+       and (${API_ROLES} or r.rolname ~ '^bi_')
     union all
     select r.rolname || ' has an attribute that passes row security or makes roles'
       from pg_roles r
@@ -19,7 +19,7 @@ export const rolesStaySmall: Rule = {
     select format('%s is a member of %s', r.rolname, m.roleid::regrole)
       from pg_auth_members m
       join pg_roles r on r.oid = m.member
-     where (${API_ROLES})
+     where (${API_ROLES} or r.rolname ~ '^bi_')
        and (r.rolname <> 'erp_authenticator' or m.inherit_option or m.admin_option)
        and not (
          r.rolname ~ '^bi_[0-9a-f]{32}_' and m.roleid = 'erp_analyst'::regrole and not (m.set_option or m.admin_option)
@@ -29,7 +29,7 @@ export const rolesStaySmall: Rule = {
       from pg_auth_members m
       join pg_roles r on r.oid = m.member
      where m.roleid = 'erp_analyst'::regrole
-       and not (${API_ROLES}) and (r.rolname <> 'erp_user' or m.inherit_option or m.set_option)
+       and not (${API_ROLES} or r.rolname ~ '^bi_') and (r.rolname <> 'erp_user' or m.inherit_option or m.set_option)
     union all
     select format('%s is owned by %s', c.oid::regclass, pg_get_userbyid(c.relowner))
       from pg_class c
