@@ -80,6 +80,19 @@ export async function revokeAnalyst(
   return dropped ? { login, found } : { login, found, sql: dropSql(login) };
 }
 
+/** Before a database is erased: its logins would read a tenant that comes back under the same id, such as the demo's. */
+export async function revokeAllAnalysts(urls: Urls): Promise<void> {
+  const analysts = await withClient(urls.owner, async (owner) => {
+    const { rows: known } = await owner.query(
+      "select to_regclass('app_private.analysts') is not null as there",
+    );
+    if (known[0]?.there !== true) return [];
+    const { rows } = await owner.query('select tenant_id as "tenantId", name from app_private.analysts');
+    return z.object({ tenantId: z.string(), name: z.string() }).array().parse(rows);
+  });
+  for (const analyst of analysts) await revokeAnalyst(urls, analyst);
+}
+
 const explainDependants =
   (login: string) =>
   (error: Error): never => {
