@@ -51,3 +51,19 @@ async function last(client: pg.Client, sql: string): Promise<pg.QueryResult> {
   for (const statement of statements.slice(0, -1)) await client.query(statement);
   return client.query(statements.at(-1) ?? "");
 }
+
+/** Events of docs/events.md, each worth 5 USD. */
+export const writeEvents = (
+  owner: pg.Pool,
+  { id: tenantId }: Pick<TestTenant, "id">,
+  events: { type: string; id?: string; properties?: object }[],
+) =>
+  owner.query("select app_hidden.write_events($1, $2)", [
+    tenantId,
+    JSON.stringify(
+      events.map(({ type, id = "1", properties = {} }) => ({
+        ...{ eventType: type, eventName: `${type}_completed`, source: "test", sourceId: `${type}:${id}` },
+        ...{ timestamp: "2026-02-01T12:00:00Z", value: 5, currency: "USD", properties },
+      })),
+    ),
+  ]);
