@@ -1,6 +1,7 @@
 import type { ApiOptions } from "../src/graphql/preset.ts";
 import { AccountsPlugin } from "./accounts.ts";
 import { ApiKeysPlugin } from "./apiKeys.ts";
+import { EventSeriesPlugin } from "./eventSeries.ts";
 import { EventsPlugin } from "./events.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
@@ -26,6 +27,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   VisitsPlugin,
   // SQL cannot tell a field that is left out from one that is null.
   EventsPlugin,
+  // SQL that writes SQL would be read by nobody.
+  EventSeriesPlugin,
   // Row security cannot limit how many rows are asked for.
   PageSizePlugin,
   // To PostgreSQL a statement that changes no row is no error.

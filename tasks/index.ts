@@ -4,6 +4,7 @@ import type { Logger } from "pino";
 import type { KeyRing } from "../src/crypto/keyRing.ts";
 import type { MailTransport } from "../src/mail/transport.ts";
 import { maintainPartitions } from "./maintain_partitions.ts";
+import { promoteSubjects } from "./promote_subjects.ts";
 import { purgeEvents } from "./purge_events.ts";
 import { purgeExpired } from "./purge_expired.ts";
 import { refreshRollups } from "./refresh_rollups.ts";
@@ -39,6 +40,8 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   purge_expired: purgeExpired(services),
   // Deletes events that their tenants no longer keep.
   purge_events: purgeEvents(services),
+  // Sets the subject of events that were there before it was declared.
+  promote_subjects: promoteSubjects(services),
   // Computes the rollups of what changed.
   refresh_rollups: refreshRollups(services),
 });
@@ -47,6 +50,7 @@ export const schedule: CronItem[] = [
   { task: "sync_due_integrations", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "maintain_partitions", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "refresh_rollups", match: "* * * * *", options: { backfillPeriod: 0 } },
+  { task: "promote_subjects", match: "*/5 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_events", match: "23 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_expired", match: "41 3 * * *", options: { backfillPeriod: 86_400_000 } },
 ];

@@ -52,8 +52,57 @@ comment on column app_hidden.rollup_states.zone is 'Time zone of the days.';
 comment on column app_hidden.rollup_states.quarters_since is 'Quarters of an hour from then on are rolled up, but for the marked ones.';
 comment on column app_hidden.rollup_states.days_since is 'Days from then on are rolled up, but for those with a marked quarter.';
 
+alter table public.analytics_events add column if not exists subject text check (length(subject) between 1 and 500);
+comment on column public.analytics_events.subject is 'What the event is about, such as a customer, an order or a campaign: the property that subjectProperties declares for its type.';
+
+create table if not exists public.subject_properties (
+  id uuid primary key default uuidv7(),
+  tenant_id uuid not null default app_hidden.current_tenant_id() references public.tenants (id) on delete cascade,
+  event_type text not null check (length(event_type) between 1 and 100),
+  property text not null check (length(property) between 1 and 100),
+  created_at timestamptz not null default now(),
+  unique (tenant_id, id),
+  unique (tenant_id, event_type)
+);
+comment on table public.subject_properties is 'Which property says what events of a type are about, where it is not the one of docs/events.md. Events that are there already follow within minutes.';
+
+create table if not exists app_private.subject_states (
+  tenant_id uuid primary key references public.tenants (id) on delete cascade,
+  declared jsonb not null,
+  promoted_since timestamptz not null default 'infinity'
+);
+comment on table app_private.subject_states is 'How far back the subjects of a tenant''s events are those that are declared.';
+
+create table if not exists public.metrics (
+  id uuid primary key default uuidv7(),
+  tenant_id uuid not null default app_hidden.current_tenant_id() references public.tenants (id) on delete cascade,
+  name text not null check (name ~ '^[a-z][A-Za-z0-9_]{0,49}$'),
+  description text check (length(description) <= 2000),
+  formula text not null check (length(formula) between 1 and 500),
+  measures jsonb not null default '[]' check (jsonb_typeof(measures) = 'array'),
+  filter jsonb check (jsonb_typeof(filter) = 'object'),
+  format text check (format in ('NUMBER', 'MONEY', 'PERCENT')),
+  unit text check (length(unit) <= 50),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  unique (tenant_id, id),
+  unique (tenant_id, name)
+);
+comment on table public.metrics is 'A number with a name that means the same to everybody in the tenant: eventSeries takes it by name.';
+comment on column public.metrics.formula is 'Numbers, names of measures and of other metrics, + - * / and parentheses, such as "spend / orders". What is divided by zero is null.';
+comment on column public.metrics.measures is 'What the formula is about: a list of what eventSeries takes as measures, {name, aggregate, of, property, percentile, filter}.';
+comment on column public.metrics.filter is 'Which events count at all, as the filter of eventSeries.';
+comment on column public.metrics.format is 'How to show it: NUMBER, MONEY or PERCENT (0.05 is 5 %).';
+comment on column public.metrics.unit is 'What it counts, such as "orders".';
+
 --!include functions/event_buckets.sql
 --!include functions/rollups.sql
 --!include policies/rollups.sql
 --!include triggers/event_marks.sql
 --!include functions/retention.sql
+--!include functions/subjects.sql
+--!include functions/write_events.sql
+--!include policies/metrics.sql
+--!include triggers/metrics.sql
+--!include functions/starter_metrics.sql
+select app_private.add_starter_metrics(i.tenant_id, i.provider) from public.integrations i;
