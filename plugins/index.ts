@@ -3,6 +3,7 @@ import { AccountsPlugin } from "./accounts.ts";
 import { ApiKeysPlugin } from "./apiKeys.ts";
 import { EventSeriesPlugin } from "./eventSeries.ts";
 import { EventsPlugin } from "./events.ts";
+import { MetricsPlugin } from "./metrics.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
 import { PlainNamesPlugin } from "./plainNames.ts";
@@ -29,6 +30,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   EventsPlugin,
   // SQL that writes SQL would be read by nobody.
   EventSeriesPlugin,
+  // Formulas are read in TypeScript.
+  MetricsPlugin,
   // Row security cannot limit how many rows are asked for.
   PageSizePlugin,
   // To PostgreSQL a statement that changes no row is no error.

@@ -3,6 +3,7 @@ import type pg from "pg";
 import { hashPassword } from "../../src/auth/passwords.ts";
 import { generateDataKey, type KeyRing, seal } from "../../src/crypto/keyRing.ts";
 import { withTransaction } from "../../src/db/pools.ts";
+import { rollUpTenant } from "../../src/rollups/rollUp.ts";
 import type { EventInput } from "../../tasks/connectors/connector.ts";
 import { DEMO_ACCESS_TOKEN, type DemoTenant, demoPassword, demoTenants } from "./catalogue.ts";
 import { demoEvents } from "./events.ts";
@@ -28,6 +29,7 @@ export async function seedDemo(
     for (const tenant of demoTenants) await seedTenant(client, tenant, passwordHashes, keyRing);
   });
   const total = await seedEvents(pool, signal);
+  for (const { slug } of demoTenants) await rollUpTenant(pool, demoId(slug), { signal });
   // Last, so that a seeding that was killed is taken up again.
   await pool.query(
     `update tenants set metadata = metadata || '{"demo": "complete"}' where slug = 'platform'`,

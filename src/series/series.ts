@@ -1,8 +1,8 @@
-import { z } from "zod";
 import { ApiError } from "../graphql/errors.ts";
+import { loadMetrics } from "./catalogue.ts";
 import { type Plan, planSeries, type Run, readable } from "./plan.ts";
 import { type Group, type Row, readGroups } from "./read.ts";
-import { filterSchema, MAX_ROWS, measureSchema, type SeriesRequest } from "./request.ts";
+import { MAX_ROWS, type SeriesRequest } from "./request.ts";
 import { type Metric, type Output, resolveOutputs } from "./resolve.ts";
 
 export type SeriesRow = {
@@ -27,36 +27,18 @@ export type Series = {
   freshness: Freshness;
 };
 
-const metricRow = z.object({
-  name: z.string(),
-  formula: z.string(),
-  measures: measureSchema.array(),
-  filter: filterSchema.nullable(),
-  unit: z.string().nullable(),
-  format: z.string().nullable(),
-});
-
-/** The metrics of a tenant, by name. */
-export async function loadMetrics(run: Run, tenantId: string): Promise<Map<string, Metric>> {
-  const { rows } = await run({
-    text: "select name, formula, measures, filter, unit, format from public.metrics where tenant_id = $1",
-    values: [tenantId],
-  });
-  return new Map(
-    metricRow
-      .array()
-      .parse(rows)
-      .map((metric) => [metric.name, metric]),
-  );
-}
-
 /**
  * Answers a series, exactly as the events are in this transaction.
  * @throws ApiError INVALID_INPUT (reasons unknown_metric, circular, formula, unknown_name, mixed_currencies) or
  * QUERY_TOO_EXPENSIVE
  */
-export async function readSeries(run: Run, tenantId: string, request: SeriesRequest): Promise<Series> {
-  const catalogue = request.metrics?.length ? await loadMetrics(run, tenantId) : new Map<string, Metric>();
+export async function readSeries(
+  run: Run,
+  tenantId: string,
+  request: SeriesRequest,
+  metrics?: ReadonlyMap<string, Metric>,
+): Promise<Series> {
+  const catalogue = metrics ?? (request.metrics?.length ? await loadMetrics(run, tenantId) : new Map());
   const outputs = resolveOutputs(request, catalogue);
   const plan = await planSeries(run, tenantId, request, readable(request, outputs));
   const rows = await readGroups(run, tenantId, request, outputs, plan, { pieces: plan.current, back: null });
