@@ -17,6 +17,9 @@ import type { Config } from "./config.ts";
 import type { KeyRing } from "./crypto/keyRing.ts";
 import { makeEventsRouter } from "./events/router.ts";
 import { makeEventService } from "./events/service.ts";
+import { type ExportLimits, exportLimits } from "./exports/limits.ts";
+import { makeExportsRouter } from "./exports/router.ts";
+import { makeExportService } from "./exports/service.ts";
 import { makePreset } from "./graphql/preset.ts";
 import { isRest, sendError, sendProblem } from "./http/problem.ts";
 
@@ -29,6 +32,7 @@ export type AppOptions = {
   /** Rebuild the API when a migration ran. */
   watch?: boolean;
   tenantPredicate?: boolean;
+  exportLimits?: Partial<ExportLimits>;
 };
 export type App = { express: Express; close(): Promise<void> };
 
@@ -107,11 +111,13 @@ export async function createApp(options: AppOptions): Promise<App> {
   app.use(authenticate(tokens, keyEnvironment));
   // 5. The API.
   app.use(makeEventsRouter(makeEventService(authenticatorPool), lastUse));
+  const limits = { ...exportLimits, ...options.exportLimits };
+  app.use(makeExportsRouter(makeExportService(authenticatorPool, limits), lastUse, limits));
   await graphql.addTo(app, null, false);
   app.get("/", (_request, response) => void response.redirect(development ? "/graphiql" : "/healthz"));
   // 6. Nothing else is here.
   app.use((request, response) => {
-    const message = `There is nothing at ${request.method} ${request.path}. The API is at POST /graphql and POST /v1/events.`;
+    const message = `There is nothing at ${request.method} ${request.path}. The API is at POST /graphql and POST /v1/events; GET /v1/openapi.json describes all of /v1.`;
     if (isRest(request)) return sendProblem(response, { code: "NOT_FOUND", message, extensions: {} });
     response.status(404).json({ errors: [{ message, extensions: { code: "NOT_FOUND" } }] });
   });

@@ -106,3 +106,4 @@ comment on column public.metrics.unit is 'What it counts, such as "orders".';
 --!include triggers/metrics.sql
 --!include functions/starter_metrics.sql
 select app_private.add_starter_metrics(i.tenant_id, i.provider) from public.integrations i;
+--!include functions/exports.sql

@@ -41,6 +41,7 @@ export function withRequest<Result>(
   pool: pg.Pool,
   identity: Identity,
   work: (client: pg.PoolClient) => Promise<Result>,
+  options: { begin?: string; deadlineMs?: number } = {},
 ): Promise<Result> {
   return withTransaction(
     pool,
@@ -48,7 +49,7 @@ export function withRequest<Result>(
       await client.query(beginRequest(identity));
       return work(client);
     },
-    { deadlineMs: DEADLINE_MS },
+    { deadlineMs: DEADLINE_MS, ...options },
   );
 }
 

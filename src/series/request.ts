@@ -104,7 +104,7 @@ const dimension = z
   });
 export type Dimension = z.output<typeof dimension>;
 
-const time = (name: string) =>
+export const time = (name: string) =>
   z.iso
     .datetime({
       offset: true,

@@ -33,7 +33,7 @@ export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toStr
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(
   database: TestDatabase,
-  options: Partial<Pick<AppOptions, "tenantPredicate" | "log">> & {
+  options: Partial<Pick<AppOptions, "tenantPredicate" | "log" | "exportLimits">> & {
     config?: Partial<AppOptions["config"]>;
   } = {},
 ): Promise<TestApi> {
@@ -51,6 +51,7 @@ export async function startApi(
     keyRing: testKeyRing,
     log: options.log ?? silent,
     ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
+    ...(options.exportLimits ? { exportLimits: options.exportLimits } : {}),
   });
   const server = createServer(app.express);
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));

@@ -33,6 +33,7 @@ const REVIEWED = [
   "app_hidden.purge_expired()",
   "app_hidden.purge_next_events(integer)",
   "app_hidden.purge_partition_keys(text,jsonb,integer)",
+  "app_hidden.record_export(uuid,text,text,jsonb)",
   "app_hidden.record_use(jsonb)",
   "app_hidden.refresh_rollups(uuid,integer)",
   "app_hidden.refuse_sign_in(text,text,text,text)",
