@@ -22,22 +22,13 @@ const csv = (rows: Row[]) => stringify(rows, { record_delimiter: "\r\n", quoted_
 export const head = (columns: readonly Column[], format: Format): string =>
   format === "csv" ? csv([columns.map(({ name }) => asText(name))]) : "";
 
+const printed = (cell: Cell, kind: Column["kind"] | undefined) =>
+  cell === null ? null : kind === "text" ? asText(String(cell)) : String(cell);
+
 export function body(columns: readonly Column[], rows: readonly Row[], format: Format): string {
   if (rows.length === 0) return "";
   if (format === "csv")
-    return csv(
-      rows.map((row) =>
-        row.map((cell, index) =>
-          typeof cell === "string"
-            ? columns[index]?.kind === "text"
-              ? asText(cell)
-              : cell
-            : cell === null
-              ? null
-              : String(cell),
-        ),
-      ),
-    );
+    return csv(rows.map((row) => row.map((cell, index) => printed(cell, columns[index]?.kind))));
   const keys = columns.map(({ name }, index) => `${index === 0 ? "{" : ","}${JSON.stringify(name)}:`);
   let lines = "";
   for (const row of rows) {
