@@ -5,8 +5,9 @@ import { createServer, request as httpRequest, type IncomingMessage } from "node
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "@jest/globals";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "@jest/globals";
 import { environmentWith } from "../src/config.ts";
+import { withClient } from "../src/db/pools.ts";
 import type { ExportLimits } from "../src/exports/limits.ts";
 import { paths } from "../src/paths.ts";
 import { startApi, type TestApi } from "./support/api.ts";
@@ -16,12 +17,15 @@ import { createTenant, PASSWORD, type TestTenant } from "./support/tenants.ts";
 import { until } from "./support/until.ts";
 
 const EVENTS = 200_000;
+/** So that what is measured is what is held, and not what V8 has yet to collect. */
+const SMALL_HEAP = ["--max-semi-space-size=2", "--max-old-space-size=128"];
 const ALL = { from: "2025-01-01T00:00:00Z", to: "2027-01-01T00:00:00Z" };
 const FEW = { from: "2026-01-01T00:00:00Z", to: "2026-02-01T00:00:00Z" };
 
 let database: TestDatabase;
 let acme: TestTenant;
 const open: TestApi[] = [];
+const begun: IncomingMessage[] = [];
 
 beforeAll(async () => {
   database = await createTestDatabase();
@@ -36,6 +40,10 @@ beforeAll(async () => {
   );
   await database.owner.query("vacuum analyze analytics_events");
 }, 120_000);
+afterEach(async () => {
+  for (const response of begun.splice(0)) response.destroy();
+  await untilQuiet();
+});
 afterAll(async () => {
   for (const api of open) await api.close();
   await database.drop();
@@ -57,23 +65,26 @@ async function begin(api: TestApi, token: string, format = "csv"): Promise<Incom
   request.end(JSON.stringify(ALL));
   const [response] = (await once(request, "response")) as [IncomingMessage];
   expect(response.statusCode).toBe(200);
+  response.on("error", () => {});
   await once(response, "readable");
+  begun.push(response);
   return response;
 }
 /** What comes until the end, and whether that was the end. */
 async function rest(response: IncomingMessage) {
   const chunks: Buffer[] = [];
   response.on("data", (chunk: Buffer) => chunks.push(chunk));
-  response.on("error", () => {});
-  await once(response, "close");
+  await new Promise((closed) => response.on("close", closed));
   return { complete: response.complete, text: Buffer.concat(chunks).toString() };
 }
-const backends = async () =>
-  (
-    await database.owner.query(
+/** As root: others do not see what a backend does. */
+const backends = () =>
+  withClient(database.urls.root, async (client) => {
+    const { rows } = await client.query<{ pid: number; state: string; query: string }>(
       "select pid, state, query from pg_stat_activity where datname = current_database() and usename = 'erp_authenticator' and state <> 'idle'",
-    )
-  ).rows;
+    );
+    return rows;
+  });
 const untilQuiet = async (timeoutMs?: number) => {
   await until(backends, (found) => found.length === 0, timeoutMs);
   await until(
@@ -90,7 +101,7 @@ it(`exports ${EVENTS.toLocaleString("en")} events in the memory that a few take`
   await new Promise((closed) => listener.close(closed));
   const server: ChildProcess = spawn(
     process.execPath,
-    ["--import", "./scripts/runtime.mjs", "src/main.ts", "api"],
+    [...SMALL_HEAP, "--import", "./scripts/runtime.mjs", "src/main.ts", "api"],
     {
       cwd: paths.root,
       stdio: "ignore",
@@ -160,7 +171,7 @@ describe("whoever hangs up", () => {
   it("ends the export, and the connection is as good as before", async () => {
     const { api, token } = await start();
     const response = await begin(api, token);
-    expect(await backends()).toMatchObject([{ state: "idle in transaction" }]);
+    await until(backends, (found) => found.some(({ state }) => state === "idle in transaction"));
     response.destroy();
     await untilQuiet();
     expect((await askFor(api, "events", FEW, { token })).status).toBe(200);
@@ -168,6 +179,7 @@ describe("whoever hangs up", () => {
 
   it("ends the statement under way", async () => {
     const { api, token } = await start({ graceMs: 100 });
+    await database.owner.query("truncate audit_logs");
     const slow = (condition: string) =>
       database.owner.query(
         `alter policy select_member on analytics_events using (tenant_id = app_hidden.current_tenant_id() ${condition})`,
@@ -186,9 +198,9 @@ describe("whoever hangs up", () => {
     }
     await untilQuiet();
     const { rows } = await database.owner.query(
-      "select count(*)::integer as n from audit_logs where action = 'analytics.exported' and created_at > now() - interval '1 second'",
+      "select from audit_logs where action = 'analytics.exported'",
     );
-    expect(rows).toEqual([{ n: 0 }]);
+    expect(rows).toEqual([]);
   });
 
   it("or only stops reading, is cut off", async () => {
@@ -203,9 +215,10 @@ describe("a failure in the middle", () => {
   it.each(["csv", "ndjson"])("is seen by whoever reads %s", async (format) => {
     const { api, token } = await start();
     const response = await begin(api, token, format);
-    await database.owner.query(
-      "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction' and usename = 'erp_authenticator'",
-    );
+    const { pid } = (
+      await until(backends, (found) => found.some(({ state }) => state === "idle in transaction"))
+    )[0] ?? { pid: 0 };
+    await withClient(database.urls.root, (client) => client.query("select pg_terminate_backend($1)", [pid]));
     const { complete, text } = await rest(response);
     expect(complete).toBe(false);
     if (format === "ndjson")
