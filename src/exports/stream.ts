@@ -21,7 +21,7 @@ export function openStream(
     response.log.warn({ reason }, "an export was cut off");
     response.destroy();
   };
-  const deadline = setTimeout(() => giveUp("it took too long"), durationMs);
+  const deadline = setTimeout(() => giveUp("it took too long"), durationMs).unref();
   const close = () => {
     clearTimeout(deadline);
     gone.abort(new Error("The client is gone."));
