@@ -197,9 +197,7 @@ describe("whoever hangs up", () => {
       await slow("");
     }
     await untilQuiet();
-    const { rows } = await database.owner.query(
-      "select from audit_logs where action = 'analytics.exported'",
-    );
+    const { rows } = await database.owner.query("select from audit_logs where action = 'analytics.exported'");
     expect(rows).toEqual([]);
   });
 
