@@ -1,5 +1,5 @@
 import { type SQL, sql } from "postgraphile/pg-sql2";
-import type { Dimension, Filter, Measure } from "./request.ts";
+import type { Dimension, Filter, Measure, SeriesRequest } from "./request.ts";
 import { type Expression, measuresOf } from "./resolve.ts";
 
 /** What a series reads: events, or rows of rollups, `s` in either case. */
@@ -116,13 +116,18 @@ const namesOneCurrency = (filter: Filter | null | undefined) =>
   filter?.currencies?.length === 1 && filter.currencies[0] !== null;
 
 /** The first and the last currency of the amounts in a group: different ones are not added. Undefined where there is but one. */
-export function currencySpan(expression: Expression, reading: Reading, common: Filter | null | undefined) {
+export function currencySpan(
+  expression: Expression,
+  reading: Reading,
+  { filter, mixCurrencies }: Pick<SeriesRequest, "filter" | "mixCurrencies">,
+) {
+  if (mixCurrencies) return undefined;
   const amounts = measuresOf(expression).filter(
     ({ measure: { aggregate, property } }) =>
       aggregate !== "COUNT" && aggregate !== "DISTINCT_COUNT" && (!property || AMOUNTS.has(property)),
   );
   const sure = amounts.every(({ filters }) => filters.some(namesOneCurrency)) && amounts.length === 1;
-  if (amounts.length === 0 || sure || namesOneCurrency(common)) return undefined;
+  if (amounts.length === 0 || sure || namesOneCurrency(filter)) return undefined;
   const span = (aggregate: "min" | "max") =>
     sql.join(
       amounts.map(({ measure: { property }, filters }) => {
