@@ -28,6 +28,12 @@ const SELECTION = `{
 }`;
 const ask = (args: string, selection = SELECTION) =>
   api.query(`{ eventSeries(${args}) ${selection} }`, { token });
+const refusal = async (args: string) => {
+  const { errors } = await ask(args);
+  return [errors?.[0].extensions.code, errors?.[0].message];
+};
+const write = (...events: object[]) =>
+  database.owner.query("select app_hidden.write_events($1, $2)", [tenant.id, JSON.stringify(events)]);
 const JANUARY = 'from: "2026-01-01T00:00:00Z", to: "2026-02-01T00:00:00Z", timeZone: "UTC"';
 const SUM = 'measures: [{name: "revenue", aggregate: SUM}, {name: "orders", aggregate: COUNT}]';
 
@@ -51,5 +57,237 @@ describe("eventSeries", () => {
     const rolled = await ask(`${JANUARY}, granularity: DAY, ${SUM}`);
     expect(rolled.data.eventSeries.freshness).toEqual({ source: "ROLLUPS", pendingQuarterHours: 0 });
     expect(rolled.data.eventSeries.rows).toEqual(rows);
+  });
+
+  it("takes what changed since from the events, and says so", async () => {
+    await write({
+      eventType: "order",
+      eventName: "order_completed",
+      timestamp: "2026-01-03T12:01:00Z",
+      value: 40,
+      currency: "USD",
+    });
+    const { data } = await ask(`${JANUARY}, granularity: DAY, ${SUM}`);
+    expect(data.eventSeries.rows[2].values).toEqual(["43", "2"]);
+    expect(data.eventSeries.freshness).toEqual({ source: "BOTH", pendingQuarterHours: 1 });
+  });
+
+  it("names values by measure, pages rows, and totals them", async () => {
+    const { data, errors } = await ask(
+      `${JANUARY}, granularity: WEEK, weekStart: 0, filter: {types: ["order"]}, ${SUM}`,
+      `{ rowCount rows(first: 2, offset: 1) { label orders: value(of: "orders") } total(of: "revenue") }`,
+    );
+    expect(errors).toBeUndefined();
+    expect(data.eventSeries).toEqual({
+      rowCount: 5,
+      rows: [
+        { label: "2026-01-04", orders: "7" },
+        { label: "2026-01-11", orders: "0" },
+      ],
+      total: "95",
+    });
+  });
+
+  it("does not add currencies unless it is told to", async () => {
+    await write({
+      eventType: "tip",
+      eventName: "tip",
+      timestamp: "2026-01-06T10:00:00Z",
+      value: 5,
+      currency: "EUR",
+    });
+    await write({
+      eventType: "tip",
+      eventName: "tip",
+      timestamp: "2026-01-06T11:00:00Z",
+      value: 7,
+      currency: "USD",
+    });
+    const tips = `${JANUARY}, granularity: ALL, filter: {types: ["tip"]}, measures: [{name: "tips", aggregate: SUM}]`;
+    expect(await refusal(tips)).toEqual([
+      "INVALID_INPUT",
+      '"tips" would add EUR and USD: add the dimension CURRENCY, filter by one currency, or ask for mixCurrencies.',
+    ]);
+    const values = async (more: string) =>
+      (await ask(`${tips}, ${more}`, `{ rows { dimensions values } total(of: "tips") }`)).data.eventSeries;
+    expect(await values("mixCurrencies: true")).toEqual({
+      rows: [{ dimensions: [], values: ["12"] }],
+      total: "12",
+    });
+    expect(await values("dimensions: [{field: CURRENCY}]")).toEqual({
+      rows: [
+        { dimensions: ["EUR"], values: ["5"] },
+        { dimensions: ["USD"], values: ["7"] },
+      ],
+      total: null,
+    });
+  });
+
+  it("ranks groups, and sums up the rest", async () => {
+    for (const [channel, value] of [
+      ["web", 50],
+      ["shop", 30],
+      ["fair", 20],
+      [null, 10],
+    ] as const)
+      await write({
+        eventType: "sale",
+        eventName: "sale",
+        timestamp: "2026-01-07T10:00:00Z",
+        value,
+        currency: "USD",
+        properties: channel ? { channel } : {},
+      });
+    const sales = `${JANUARY}, granularity: ALL, filter: {types: ["sale"]}, dimensions: [{property: "channel"}], measures: [{name: "sold", aggregate: SUM}]`;
+    const { data, errors } = await ask(`${sales}, top: {first: 2}`, "{ rows { dimensions isOther values } }");
+    expect(errors).toBeUndefined();
+    expect(data.eventSeries.rows).toEqual([
+      { dimensions: ["web"], isOther: false, values: ["50"] },
+      { dimensions: ["shop"], isOther: false, values: ["30"] },
+      { dimensions: [null], isOther: true, values: ["30"] },
+    ]);
+    const alone = await ask(`${sales}, top: {first: 2, others: false}`, "{ rows { dimensions values } }");
+    expect(alone.data.eventSeries.rows).toHaveLength(2);
+  });
+
+  it("compares with the period before, and with the year before", async () => {
+    await write({
+      eventType: "rent",
+      eventName: "rent",
+      timestamp: "2025-12-15T10:00:00Z",
+      value: 100,
+      currency: "USD",
+    });
+    await write({
+      eventType: "rent",
+      eventName: "rent",
+      timestamp: "2025-01-15T10:00:00Z",
+      value: 90,
+      currency: "USD",
+    });
+    await write({
+      eventType: "rent",
+      eventName: "rent",
+      timestamp: "2026-01-15T10:00:00Z",
+      value: 110,
+      currency: "USD",
+    });
+    const rent = (compare: string) =>
+      ask(
+        `${JANUARY}, granularity: MONTH, filter: {types: ["rent"]}, measures: [{name: "rent", aggregate: SUM}], compare: ${compare}`,
+        `{ rows { label value(of: "rent") compared(of: "rent") } comparedTotal(of: "rent") }`,
+      ).then(({ data }) => data.eventSeries);
+    expect(await rent("PREVIOUS_PERIOD")).toEqual({
+      rows: [{ label: "2026-01", value: "110", compared: "100" }],
+      comparedTotal: "100",
+    });
+    expect(await rent("PREVIOUS_YEAR")).toEqual({
+      rows: [{ label: "2026-01", value: "110", compared: "90" }],
+      comparedTotal: "90",
+    });
+  });
+
+  it("sees nothing of another tenant", async () => {
+    const other = await api.signIn("globex", "viewer");
+    const { data } = await api.query(
+      `{ eventSeries(${JANUARY}, granularity: ALL, filter: {types: ["rent", "sale", "tip"]}, ${SUM}) { rows { values } } }`,
+      { token: other },
+    );
+    expect(data.eventSeries.rows).toEqual([{ values: ["0", "0"] }]);
+  });
+
+  it("is for whoever is signed in", async () => {
+    const { errors } = await api.query(`{ eventSeries(${JANUARY}, granularity: ALL, ${SUM}) { rowCount } }`);
+    expect(errors?.[0].extensions.code).toBe("UNAUTHENTICATED");
+  });
+
+  it.each([
+    ['from: "2026-01-01T00:00:00Z", to: "2026-01-01T00:00:00Z"', "from must be before to."],
+    ['from: "2026-02-01T00:00:00Z", to: "2026-01-01T00:00:00Z"', "from must be before to."],
+    ['from: "2026-02-01", to: "2026-03-01T00:00:00Z"', "from must be an RFC 3339"],
+    ['from: "0001-02-01T00:00:00Z", to: "2026-03-01T00:00:00Z"', "from must lie between 1900 and 2200."],
+    ['from: "1950-02-01T00:00:00Z", to: "2026-03-01T00:00:00Z"', "at most 25 years"],
+  ])("refuses the range %s", async (range, sentence) => {
+    const [code, message] = await refusal(`${range}, granularity: YEAR, ${SUM}`);
+    expect(code).toBe("INVALID_INPUT");
+    expect(message).toContain(sentence);
+  });
+
+  it.each([
+    [`timeZone: "Mars/Olympus", ${SUM}`, 'timeZone "Mars/Olympus" is unknown'],
+    [`timeZone: "+05:30", ${SUM}`, 'timeZone "+05:30" is unknown'],
+    [`weekStart: 7, ${SUM}`, "weekStart is a day"],
+    [`fiscalYearStart: 0, ${SUM}`, "fiscalYearStart is a month"],
+    ["fillGaps: true", "A series needs measures or metrics."],
+    ['measures: [{name: "Über", aggregate: COUNT}]', '"Über" cannot name a measure'],
+    ['measures: [{name: "a", aggregate: COUNT}, {name: "a", aggregate: SUM}]', '"a" names two'],
+    ['measures: [{name: "a", aggregate: COUNT, property: "x"}]', '"a" counts events'],
+    ['measures: [{name: "a", aggregate: PERCENTILE}]', "percentile goes with"],
+    ['measures: [{name: "a", aggregate: PERCENTILE, percentile: 100}]', "above 0 and below 100"],
+    ['measures: [{name: "a", aggregate: DISTINCT_COUNT}]', "needs a property"],
+    ['measures: [{name: "a", aggregate: SUM, property: "x", of: VALUE}]', "both of and property"],
+    ['metrics: ["nothing"]', 'There is no metric "nothing".'],
+    [`dimensions: [{field: TYPE, property: "x"}], ${SUM}`, "either a field or a property"],
+    [`top: {first: 3}, ${SUM}`, "top ranks groups: it needs dimensions."],
+    [`top: {first: 3, by: "x"}, dimensions: [{field: TYPE}], ${SUM}`, 'top.by is "x"'],
+    [
+      `filter: {properties: [{name: "x", atLeast: "ten"}]}, ${SUM}`,
+      "filter.properties.atLeast must be a number",
+    ],
+  ])("refuses %s", async (args, sentence) => {
+    const [code, message] = await refusal(
+      `${JANUARY.replace(/, timeZone.*/, "")}, granularity: DAY, ${args}`,
+    );
+    expect(code).toBe("INVALID_INPUT");
+    expect(message).toContain(sentence);
+  });
+
+  it("refuses more buckets, and more rows, than anybody reads", async () => {
+    const range = 'from: "2024-01-01T00:00:00Z", to: "2026-01-01T00:00:00Z", timeZone: "UTC"';
+    for (const args of [`${range}, granularity: QUARTER_HOUR`, `${range}, granularity: HOUR`]) {
+      const [code, message] = await refusal(`${args}, ${SUM}`);
+      expect([code, message]).toEqual(["QUERY_TOO_EXPENSIVE", expect.stringContaining("take a coarser")]);
+    }
+    await write(
+      ...Array.from({ length: 300 }, (_, index) => ({
+        eventType: "click",
+        eventName: "click",
+        timestamp: "2026-01-08T00:00:00Z",
+        properties: { page: `p${index}` },
+      })),
+    );
+    const clicks = `granularity: HOUR, filter: {types: ["click"]}, dimensions: [{property: "page"}], measures: [{name: "n", aggregate: COUNT}]`;
+    const [code, message] = await refusal(`${JANUARY}, ${clicks}`);
+    expect([code, message]).toEqual(["QUERY_TOO_EXPENSIVE", expect.stringContaining("or top")]);
+    const some = await ask(`${JANUARY}, ${clicks}, fillGaps: false`, "{ rowCount }");
+    expect(some.data.eventSeries.rowCount).toBe(300);
+  });
+
+  it("takes quotes, backslashes and percent signs in names as what they are", async () => {
+    const name = `it's "100 %" \\ $1; drop table users --`;
+    await write({
+      eventType: name,
+      eventName: name,
+      timestamp: "2026-01-09T00:00:00Z",
+      value: 4,
+      properties: { [name]: name },
+    });
+    const quoted = JSON.stringify(name);
+    const { data, errors } = await ask(
+      `${JANUARY}, granularity: ALL, filter: {types: [${quoted}], properties: [{name: ${quoted}, in: [${quoted}]}]}, dimensions: [{property: ${quoted}}], measures: [{name: "n", aggregate: SUM}]`,
+      "{ rows { dimensions values } }",
+    );
+    expect(errors).toBeUndefined();
+    expect(data.eventSeries.rows).toEqual([{ dimensions: [name], values: ["4"] }]);
+  });
+
+  it("answers several series of one request, of which one fails", async () => {
+    const { data, errors } = await api.query(
+      `{ good: eventSeries(${JANUARY}, granularity: ALL, filter: {types: ["rent"]}, ${SUM}) { rows { values } }
+         bad: eventSeries(${JANUARY}, granularity: ALL, metrics: ["nothing"]) { rowCount } }`,
+      { token },
+    );
+    expect(data).toEqual({ good: { rows: [{ values: ["110", "1"] }] }, bad: null });
+    expect(errors).toHaveLength(1);
   });
 });

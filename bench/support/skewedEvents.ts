@@ -29,10 +29,12 @@ export async function fillEvents(owner: pg.Pool, count: number) {
       await owner.query(
         `insert into analytics_events (tenant_id, event_type, event_name, "timestamp", value, currency, source, source_id, properties, subject)
          select $1, t.event_type, t.event_name,
-                $4::timestamptz - interval '365 days' + i * interval '730 days' / $3 + random() * interval '600 seconds',
+                -- From 8 to 22 o'clock.
+                date_trunc('day', $4::timestamptz - interval '364 days' + i * interval '728 days' / $3, 'America/New_York')
+                  + interval '8 hours' + random() * interval '14 hours',
                 case t.event_type when 'visit' then null else round((random() * 200)::numeric, 2) * case t.event_type when 'refund' then -1 else 1 end end,
                 case t.event_type when 'visit' then null else 'USD' end,
-                (array['shopify:1', 'square:1', 'square:2'])[1 + i % 3], t.event_type || ':' || i,
+                case t.event_type when 'visit' then 'web' else (array['square:1', 'square:2'])[1 + (i / 10) % 2] end, t.event_type || ':' || i,
                 jsonb_build_object('channel', (array['online', 'in_store', 'delivery', 'search', 'social'])[1 + (random() * 4)::integer],
                                    'customerId', 'c' || (random() * 20000)::integer, 'lineCount', 1 + i % 7),
                 'c' || (random() * 20000)::integer
