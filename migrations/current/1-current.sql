@@ -12,9 +12,9 @@ create table if not exists app_hidden.event_rollups (
   total numeric,
   lowest numeric,
   highest numeric,
-  -- Most questions are about one type; those about all skip from one to the next.
-  primary key (tenant_id, event_type, event_name, bucket, source, currency)
+  primary key (tenant_id, bucket, event_type, event_name, source, currency)
 );
+create index if not exists event_rollups_type_idx on app_hidden.event_rollups (tenant_id, event_type, event_name, bucket);
 comment on table app_hidden.event_rollups is 'Events by quarter of an hour. source and currency are empty where the events have none.';
 comment on column app_hidden.event_rollups.measured is 'How many of the events have a value.';
 

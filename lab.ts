@@ -1,0 +1,12 @@
+import { pino } from "pino";
+import { makeMigratedDatabase, startTemporaryCluster } from "./scripts/support/temporaryCluster.ts";
+import { makePool } from "./src/db/pools.ts";
+import { fillEvents } from "./bench/support/skewedEvents.ts";
+const cluster = await startTemporaryCluster();
+const urls = await makeMigratedDatabase(cluster);
+const owner = makePool(urls.owner, { name: "lab", max: 2, log: pino({ level: "warn" }) });
+const { largest } = await fillEvents(owner, 2_000_000);
+await owner.query("vacuum analyze analytics_events");
+console.log(JSON.stringify({ largest, owner: urls.owner, root: cluster.url("postgres", "erp_analytics") }));
+process.on("SIGINT", async () => { await owner.end(); await cluster.remove(); process.exit(0); });
+setInterval(() => {}, 60000);
