@@ -50,12 +50,17 @@ function statement(
   const keys = dimensions.map((dimension) =>
     reading === "rollups" && isOwn(dimension) ? sql`${source}.${ownColumn(owns++)}` : dimensionSql(dimension),
   );
-  const keyed = sql`source as not materialized (
+  // What is summed is read once, though it is ranked, grouped and totalled; events are read as often as that takes.
+  const base =
+    reading === "rollups"
+      ? sql`summed as materialized (${summedSource(range, outputs)}), `
+      : sql`summed as not materialized (${eventsSource(range)}), `;
+  const keyed = sql`${base}source as not materialized (
       select ${source}.*${sql.join(
         keys.map((key, index) => sql`, ${key} as ${ds[index] ?? sql.null}`),
         "",
       )}
-        from (${reading === "rollups" ? summedSource(range, outputs) : eventsSource(range)}) ${source}
+        from summed ${source}
     )`;
   const { top } = request;
   const by = outputs.find(({ name }) => name === (top?.by ?? outputs[0]?.name));
