@@ -18,7 +18,7 @@ export type TestApi = {
   /** Runs a GraphQL operation over HTTP. */
   query(document: string, options?: { token?: string; variables?: Record<string, unknown> }): Promise<Answer>;
   /** Signs in as <role>@<tenant>.test; returns the access token. */
-  signIn(tenant: string, role: string): Promise<string>;
+  signIn(tenant: string, role: string, password?: string): Promise<string>;
   close(): Promise<void>;
 };
 
@@ -68,8 +68,8 @@ export async function startApi(
     url,
     tokens,
     query,
-    async signIn(tenant, role) {
-      const input = { tenant, email: `${role}@${tenant}.test`, password: PASSWORD };
+    async signIn(tenant, role, password = PASSWORD) {
+      const input = { tenant, email: `${role}@${tenant}.test`, password };
       const { data, errors } = await query(
         "mutation ($input: LoginInput!) { login(input: $input) { accessToken } }",
         {
