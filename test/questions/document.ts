@@ -43,7 +43,11 @@ export function printAnswer(value: unknown, indent = ""): string {
   const deeper = `${indent}  `;
   const [open, close, entries] = Array.isArray(value)
     ? ["[", "]", value.map((one) => printAnswer(one, deeper))]
-    : ["{", "}", Object.entries(value).map(([key, one]) => `${JSON.stringify(key)}: ${printAnswer(one, deeper)}`)];
+    : [
+        "{",
+        "}",
+        Object.entries(value).map(([key, one]) => `${JSON.stringify(key)}: ${printAnswer(one, deeper)}`),
+      ];
   return `${open}\n${entries.map((entry) => deeper + entry).join(",\n")}\n${indent}${close}`;
 }
 

@@ -16,7 +16,10 @@ export type TestApi = {
   url: string;
   tokens: TokenService;
   /** Runs a GraphQL operation over HTTP. */
-  query(document: string, options?: { token?: string; variables?: Record<string, unknown> }): Promise<Answer>;
+  query(
+    document: string,
+    options?: { token?: string | undefined; variables?: Record<string, unknown> },
+  ): Promise<Answer>;
   /** Signs in as <role>@<tenant>.test; returns the access token. */
   signIn(tenant: string, role: string, password?: string): Promise<string>;
   close(): Promise<void>;
@@ -32,7 +35,7 @@ export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toStr
 
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(
-  database: TestDatabase,
+  database: Pick<TestDatabase, "authenticator">,
   options: Partial<Pick<AppOptions, "tenantPredicate" | "log">> & {
     config?: Partial<AppOptions["config"]>;
   } = {},
