@@ -119,10 +119,11 @@ export const otherSql: PlainAnswers = {
        group by extract(isodow from local), 1
        order by extract(isodow from local)`,
   },
-  "How many orders are called off?": {
+  "How many orders are called off, and how large are they?": {
     rows: `${kolkata}
       select to_char(local, 'YYYY-MM'), sum((event_name = 'order_completed')::integer), sum((event_name = 'order_canceled')::integer),
-             sum(case event_name when 'order_canceled' then value end)
+             sum(case event_name when 'order_canceled' then value end), min(case event_name when 'order_canceled' then value end),
+             max(case event_name when 'order_canceled' then value end)
         from e
        where event_type = 'order' and local >= '2025-10-01' and local < '2026-03-01'
        group by 1
