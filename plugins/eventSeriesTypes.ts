@@ -46,7 +46,9 @@ export const seriesTypes = /* GraphQL */ `
     SUBJECT
   }
   enum EventSeriesComparison {
-    """The same length of time, right before. Whole months are compared with whole months."""
+    """
+    The same length of time, right before. Whole months are compared with whole months, unless the series is by week or less.
+    """
     PREVIOUS_PERIOD
     """A year before; for weeks and days of the week, 364 days, so that Mondays meet Mondays."""
     PREVIOUS_YEAR

@@ -8,11 +8,23 @@ let database: TestDatabase;
 let api: TestApi;
 let tenant: TestTenant;
 let token: string;
+let daily: TestTenant;
 
 beforeAll(async () => {
   database = await createTestDatabase();
   tenant = await createTenant(database.owner, "acme");
   await createTenant(database.owner, "globex");
+  daily = await createTenant(database.owner, "daily", {
+    settings: { timeZone: "UTC", weekStart: 0 },
+    // The first hundred days of 2026, worth 1 to 100.
+    events: Array.from({ length: 100 }, (_, index) => ({
+      eventType: "order",
+      eventName: "order_completed",
+      timestamp: new Date(Date.UTC(2026, 0, 1 + index, 12)).toISOString(),
+      value: String(index + 1),
+      currency: "USD",
+    })),
+  });
   api = await startApi(database);
   token = await api.signIn("acme", "viewer");
 });
@@ -289,5 +301,46 @@ describe("eventSeries", () => {
     );
     expect(data).toEqual({ good: { rows: [{ values: ["110", "1"] }] }, bad: null });
     expect(errors).toHaveLength(1);
+  });
+
+  it("takes the percentile of exactly that rank", async () => {
+    const measures = [1, 7, 14, 28, 29, 55, 56, 57, 90, 99].map(
+      (share) => `{name: "p${share}", aggregate: PERCENTILE, percentile: ${share}}`,
+    );
+    const { data } = await api.query(
+      `{ eventSeries(from: "2026-01-01T00:00:00Z", to: "2026-05-01T00:00:00Z", granularity: ALL, measures: [${measures}]) { rows { values } } }`,
+      { token: await api.signIn("daily", "viewer") },
+    );
+    expect(data.eventSeries.rows).toEqual([
+      { values: ["1", "7", "14", "28", "29", "55", "56", "57", "90", "99"] },
+    ]);
+  });
+
+  it("compares days with as many days, weekdays with the same weekdays, and whole months with whole months", async () => {
+    const february =
+      'from: "2026-02-01T00:00:00Z", to: "2026-03-01T00:00:00Z", compare: PREVIOUS_PERIOD, measures: [{name: "n", aggregate: COUNT}, {name: "worth", aggregate: SUM}]';
+    const asked = async () => {
+      const { data } = await api.query(
+        `{ days: eventSeries(${february}, granularity: DAY) { rows { label before: compared(of: "worth") } }
+           weeks: eventSeries(${february}, granularity: WEEK) { rows { label before: compared(of: "n") } }
+           weekdays: eventSeries(${february}, granularity: DAY_OF_WEEK) { rows { label before: compared(of: "n") } }
+           month: eventSeries(${february}, granularity: MONTH) { rows { label before: compared(of: "n") } } }`,
+        { token: await api.signIn("daily", "viewer") },
+      );
+      expect(data.days.rows).toHaveLength(28);
+      // 28 days before 1 February is 4 January, and before the 28th is the 31st.
+      expect(data.days.rows[0]).toEqual({ label: "2026-02-01", before: "4" });
+      expect(data.days.rows[27]).toEqual({ label: "2026-02-28", before: "31" });
+      expect(data.weeks.rows.map(({ before }: { before: string }) => before)).toEqual(["7", "7", "7", "7"]);
+      // January began on a Thursday and has 31 days.
+      expect(Object.fromEntries(data.weekdays.rows.map(Object.values))).toEqual({
+        ...{ SUNDAY: "4", MONDAY: "4", TUESDAY: "4", WEDNESDAY: "4", THURSDAY: "5", FRIDAY: "5" },
+        SATURDAY: "5",
+      });
+      expect(data.month.rows).toEqual([{ label: "2026-02", before: "31" }]);
+    };
+    await asked();
+    expect(await rollUpTenant(database.worker, daily.id)).toBe(true);
+    await asked();
   });
 });

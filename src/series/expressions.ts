@@ -92,8 +92,12 @@ function measureSql(measure: Measure, filters: readonly Filter[], reading: Readi
   if (aggregate === "MAX") return filtered(sql`max(${operand})`, filters);
   if (aggregate === "DISTINCT_COUNT")
     return filtered(sql`count(distinct ${property ? text(property) : columns.SUBJECT})`, filters);
+  // A little less: in floating point, 0.55 of 100 are more than 55, which would be the 56th.
   const ranked = (order: SQL, share: number) =>
-    filtered(sql`percentile_disc(${sql.value(share)}::float8) within group (order by ${order})`, filters);
+    filtered(
+      sql`percentile_disc(${sql.value(share * (1 - 1e-13))}::float8) within group (order by ${order})`,
+      filters,
+    );
   if (aggregate === "PERCENTILE") return ranked(operand, (percentile ?? 50) / 100);
   // The lower and the upper middle: exact, where percentile_cont would compute in floating point.
   return tidy(sql`(${ranked(operand, 0.5)} - ${ranked(sql`- ${operand}`, 0.5)}) / 2`);

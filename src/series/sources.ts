@@ -136,7 +136,8 @@ const stretches = (multirange: SQL) =>
 
 // In each branch the ranges are read one after another (`offset 0` keeps it so): each is a stretch of the index.
 
-function daysSource({ tenantId, request, plan, pieces, back }: Range, needs: Needs): SQL {
+function daysSource({ tenantId, request, plan, pieces, back: range }: Range, needs: Needs): SQL {
+  const back = moved(plan, range);
   const local = sql`(${source}.day::timestamp${back === null ? sql.blank : sql` + ${sql.value(back)}::interval`})`;
   const bucket = bucketSql(sql`null::timestamptz`, local, plan);
   const sums = {
@@ -215,8 +216,13 @@ function bucketSql(time: SQL, local: SQL, { unit, zone, shift }: Plan): SQL {
 
 const truncated = new Set<Unit>(["hour", "day", "week", "month", "quarter", "year"]);
 
+/** By how much a comparison moves what it counts. Hours of the day and days of the week are the same in either range. */
+const moved = ({ unit }: Plan, back: string | null) =>
+  unit === "hour_of_day" || unit === "day_of_week" ? null : back;
+
 /** The bucket of a moment of the range, or of the later one for which it counts in a comparison. */
-function bucketOfTime(time: SQL, plan: Plan, back: string | null): SQL {
+function bucketOfTime(time: SQL, plan: Plan, range: string | null): SQL {
+  const back = moved(plan, range);
   const local = sql`(${time} at time zone ${sql.literal(plan.zone)}::text)`;
   // What bucket_of does, at a third of the price.
   if (back === null && plan.shift === "00:00:00" && truncated.has(plan.unit))
