@@ -1,1 +1,4 @@
+set local lock_timeout = '5s';
 
+--!include functions/users.sql
+--!include functions/tenants.sql
