@@ -54,6 +54,8 @@ function hasSeparators(text: string): boolean {
 /** The longest first: "acme" is in "acmeretail". */
 function replaceKnown(text: string, known: readonly string[]): string {
   if (known.length === 0) return text;
-  const words = known.toSorted((one, other) => other.length - one.length).map((word) => RegExp.escape(word));
+  const words = known
+    .toSorted((one, other) => other.length - one.length)
+    .map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
   return text.replace(new RegExp(words.join("|"), "giu"), "a");
 }
