@@ -29,6 +29,8 @@ export type AppOptions = {
   /** Rebuild the API when a migration ran. */
   watch?: boolean;
   tenantPredicate?: boolean;
+  /** Milliseconds that only go forward, for limits kept in memory. */
+  clock?: () => number;
 };
 export type App = { express: Express; close(): Promise<void> };
 
@@ -37,7 +39,7 @@ export async function createApp(options: AppOptions): Promise<App> {
   const { config, authenticatorPool, tokens, keyRing, log } = options;
   const development = config.NODE_ENV !== "production";
   const subscriber = options.watch ? new PgSubscriber(authenticatorPool) : undefined;
-  const sessions = makeSessionService(authenticatorPool, tokens, keyRing);
+  const sessions = makeSessionService(authenticatorPool, tokens, keyRing, options.clock);
   const accounts = makeAccountService(authenticatorPool, sessions);
   const lastUse = makeLastUse(authenticatorPool, log);
   const keyEnvironment = development ? "test" : "live";

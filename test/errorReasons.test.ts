@@ -36,7 +36,9 @@ it("docs/errors.md has every reason that an error or a rejected event can have",
   expect(typeScript).toEqual(
     expect.arrayContaining(["weak_password", "trial_ended", "too_deep", "too_many_events", "not_csv"]),
   );
-  expect(sql).toEqual(expect.arrayContaining(["last_administrator", "invalid_link", "not_a_time", "differs"]));
+  expect(sql).toEqual(
+    expect.arrayContaining(["last_administrator", "invalid_link", "not_a_time", "differs"]),
+  );
   const page = await readFile(join(paths.root, "docs/errors.md"), "utf8");
   const reasons = [...new Set([...typeScript, ...sql])].sort();
   expect(reasons.filter((reason) => !page.includes(`\`${reason}\``))).toEqual([]);
