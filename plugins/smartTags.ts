@@ -8,6 +8,27 @@ const filterable = (...names: string[]) =>
   Object.fromEntries(names.map((name) => [name, { tags: { isIndexed: true as const } }]));
 /** Groups of one row each help nobody, and cost as much as the table. */
 const notGrouped = { tags: { behavior: "-groupBy" } };
+const aggregated = {
+  behavior: "+aggregates +resource:aggregates +groupedAggregates +resource:groupedAggregates +having",
+};
+/** The texts of docs/events.md. */
+const groupByProperties = [
+  "accountId",
+  "adId",
+  "adSetId",
+  "campaignId",
+  "campaignName",
+  "cardBrand",
+  "channel",
+  "country",
+  "customerId",
+  "device",
+  "landingPath",
+  "locationId",
+  "method",
+  "reason",
+  "status",
+];
 
 /** Tags that do not belong into comments, which are the API's documentation. */
 export const smartTags = jsonPgSmartTags({
@@ -15,18 +36,17 @@ export const smartTags = jsonPgSmartTags({
   config: {
     class: {
       "public.analytics_events": {
-        tags: {
-          behavior: "+aggregates +resource:aggregates +groupedAggregates +resource:groupedAggregates +having",
-        },
+        tags: aggregated,
         attribute: {
           id: notGrouped,
           tenant_id: notGrouped,
           source_id: notGrouped,
-          properties: notGrouped,
+          properties: { tags: { ...notGrouped.tags, groupByProperties } },
           value: notGrouped,
         },
       },
       "public.integrations": {
+        tags: aggregated,
         attribute: filterable("name", "enabled", "status", "sync_status", "last_sync_at", "created_at"),
       },
       "public.users": {
