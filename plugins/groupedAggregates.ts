@@ -80,10 +80,7 @@ export const GroupedAggregatesPlugin: GraphileConfig.Plugin = {
               description:
                 "Keys, which must be in `groupBy`, and measures. Null comes last in either direction.",
               values: Object.fromEntries(
-                [...groupableOf(build, resource).orders].map(([name, { description }]) => [
-                  name,
-                  { description },
-                ]),
+                [...groupableOf(build, resource).orders.keys()].map((name) => [name, {}]),
               ),
             }),
             `Orders of the groups of ${resource.name}`,

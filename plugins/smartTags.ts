@@ -8,6 +8,8 @@ const filterable = (...names: string[]) =>
   Object.fromEntries(names.map((name) => [name, { tags: { isIndexed: true as const } }]));
 /** Groups of one row each help nobody, and cost as much as the table. */
 const notGrouped = { tags: { behavior: "-groupBy" } };
+const notMeasured = (...names: string[]) =>
+  Object.fromEntries(names.map((name) => [name, { tags: { behavior: "-groupBy -aggregate" } }]));
 const aggregated = {
   behavior: "+aggregates +resource:aggregates +groupedAggregates +resource:groupedAggregates +having",
 };
@@ -47,7 +49,13 @@ export const smartTags = jsonPgSmartTags({
       },
       "public.integrations": {
         tags: aggregated,
-        attribute: filterable("name", "enabled", "status", "sync_status", "last_sync_at", "created_at"),
+        attribute: {
+          ...filterable("enabled", "status", "sync_status"),
+          ...notMeasured("id", "tenant_id", "config", "description", "sync_error", "updated_at"),
+          name: { tags: { isIndexed: true as const, behavior: "-groupBy -aggregate" } },
+          last_sync_at: { tags: { isIndexed: true as const, behavior: "-groupBy" } },
+          created_at: { tags: { isIndexed: true as const, behavior: "-groupBy" } },
+        },
       },
       "public.users": {
         attribute: filterable("first_name", "last_name", "role", "status", "created_at", "last_login_at"),

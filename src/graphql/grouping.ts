@@ -9,7 +9,6 @@ export const MAX_GROUPS = 1_000;
 
 /** One way to order groups. */
 export type GroupOrder = {
-  description: string;
   descending: boolean;
   /** The key that must be among those grouped by. */
   needs?: string;
@@ -34,15 +33,14 @@ export function groupableOf(build: GraphileBuild.Build, resource: Table): Groupa
   const { timeZones } = build.input;
   if (!timeZones) throw new Error("Grouping needs TimeZonesPlugin, which is not in the preset.");
   const keys = groupKeysOf(build, resource);
-  const measures = measuresOf(build, resource).map(({ aggregate, fieldName, description, of }) => ({
+  const measures = measuresOf(build, resource).map(({ aggregate, fieldName, of }) => ({
     name: build.inflection.constantCase(`${aggregate}-${fieldName}`),
-    description,
     of,
   }));
   const orders = new Map<string, GroupOrder>();
   for (const { name, ...order } of [
-    { name: "COUNT", description: "How many rows there are.", of: () => COUNT },
-    ...[...keys.values()].map(({ name, description, of }) => ({ name, description, of, needs: name })),
+    { name: "COUNT", of: () => COUNT },
+    ...[...keys.values()].map(({ name, of }) => ({ name, of, needs: name })),
     ...measures,
   ]) {
     if (orders.has(`${name}_ASC`)) throw new Error(`Two ways to order groups are called ${name}.`);

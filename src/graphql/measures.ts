@@ -7,7 +7,6 @@ export type Measure = {
   /** Such as "sum", and the column's field, such as "value". */
   aggregate: string;
   fieldName: string;
-  description: string;
   codec: PgCodec;
   of(alias: SQL): SQL;
 };
@@ -30,7 +29,6 @@ export function measuresOf(build: GraphileBuild.Build, resource: Table): Measure
         return {
           aggregate: build.inflection.aggregatesField({ aggregateSpec: spec }),
           fieldName,
-          description: `${spec.HumanLabel} of ${fieldName}.`,
           codec: spec.pgTypeCodecModifier?.(attribute.codec) ?? attribute.codec,
           of: (alias: SQL) =>
             spec.sqlAggregateWrap(sql`${alias}.${sql.identifier(attributeName)}`, attribute.codec),
