@@ -24,7 +24,7 @@ function plainKeys(
   { indicies }: PgGroupDetails,
   row: readonly unknown[] | null,
 ): Record<string, unknown> | null {
-  if (!Array.isArray(names) || !row) return null;
+  if (!Array.isArray(names) || names.length === 0 || !row) return null;
   return Object.fromEntries(
     names.flatMap((name, position) => {
       const key = keys.get(name);
@@ -99,7 +99,7 @@ export const GroupKeysPlugin: GraphileConfig.Plugin = {
           fields,
           {
             group: context.fieldWithHooks({ fieldName: "group" }, () => ({
-              description: "What the rows have in common. Null in the aggregates of all rows.",
+              description: "What the rows have in common. Null where there is no key.",
               type,
               plan($row: PgSelectSingleStep) {
                 const $select = $row.getClassStep();

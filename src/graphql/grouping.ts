@@ -71,7 +71,7 @@ function timeZoneOf(timeZones: ReadonlySet<string>, timeZone: unknown): SQL {
   if (typeof name !== "string" || !timeZones.has(name))
     throw new ApiError(
       "INVALID_INPUT",
-      `"timeZone" is ${JSON.stringify(name)}; it must be a name of the IANA database, such as "Europe/Berlin".`,
+      `"timeZone" is ${JSON.stringify(name).slice(0, 60)}; it must be a name of the IANA database, such as "Europe/Berlin".`,
     );
   return sql`${sql.value(name)}::text`;
 }
