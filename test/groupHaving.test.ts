@@ -14,6 +14,12 @@ describe("having", () => {
       'sum: { value: { lessThan: "300", greaterThan: "0" } }',
       "coalesce(sum(value), 0) < 300 and sum(value) > 0",
     ],
+    ['count: { greaterThanOrEqualTo: "9" }', "count(*) >= 9"],
+    ['count: { lessThanOrEqualTo: "4" }', "count(*) <= 4"],
+    [
+      'AND: [{ count: { greaterThan: "4" }, sum: { value: { lessThan: "200" } } }]',
+      "count(*) > 4 and coalesce(sum(value), 0) < 200",
+    ],
     ['average: { value: { greaterThanOrEqualTo: "10.5" } }', "avg(value) >= 10.5"],
     ['median: { value: { greaterThan: "20" } }', "percentile_cont(0.5) within group (order by value) > 20"],
     [
@@ -77,7 +83,14 @@ describe("having", () => {
   it("asks for nothing when it is null or empty", async () => {
     const all = await on.keys("groupBy: [SOURCE]");
     expect(all).toHaveLength(5);
-    for (const having of ["null", "{}", "{ count: null }", "{ OR: [] }", "{ sum: { value: {} } }"])
+    for (const having of [
+      "null",
+      "{}",
+      "{ count: null }",
+      "{ count: { greaterThan: null } }",
+      "{ OR: [] }",
+      "{ sum: { value: {} } }",
+    ])
       expect(await on.keys(`groupBy: [SOURCE], having: ${having}`)).toEqual(all);
   });
 });
