@@ -33,8 +33,11 @@ it("has examples", () => {
   expect(pairs).toHaveLength(3);
 });
 
-it.each(pairs)("answers %s as docs/aggregates.md says", async (document, answer) => {
-  const { data, errors } = await api.query(document, { token });
-  expect(errors).toBeUndefined();
-  expect(data.analyticsEvents).toEqual(JSON.parse(answer));
-});
+it.each(pairs.map((pair, index) => [index + 1, ...pair] as const))(
+  "answers example %i as docs/aggregates.md says",
+  async (_, document, answer) => {
+    const { data, errors } = await api.query(document, { token });
+    expect(errors).toBeUndefined();
+    expect(data.analyticsEvents).toEqual(JSON.parse(answer));
+  },
+);

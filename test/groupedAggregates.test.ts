@@ -90,6 +90,24 @@ describe("orderBy and first", () => {
   });
 });
 
+it("takes all keys and all orders at once", async () => {
+  const { data: types } = await on.api.query(
+    `{ keys: __type(name: "AnalyticsEventGroupBy") { enumValues { name } }
+       orders: __type(name: "AnalyticsEventGroupOrderBy") { enumValues { name } } }`,
+    { token: on.token },
+  );
+  const names = (values: { name: string }[]) => values.map(({ name }) => name);
+  const { data, errors } = await on.ask(
+    "{ groupedAggregates(groupBy: $groupBy, orderBy: $orderBy) { keys count } }",
+    { groupBy: names(types.keys.enumValues), orderBy: names(types.orders.enumValues) },
+    "($groupBy: [AnalyticsEventGroupBy!]!, $orderBy: [AnalyticsEventGroupOrderBy!])",
+  );
+  expect(errors).toBeUndefined();
+  const counts = data.analyticsEvents.groupedAggregates.map(({ count }: { count: string }) => Number(count));
+  const total = counts.reduce((sum: number, count: number) => sum + count, 0);
+  expect(String(total)).toBe(await on.countOf());
+});
+
 it("counts only the rows of one's own tenant", async () => {
   const [own, others] = [await on.countOf(), await on.countOf(on.globex)];
   expect(others).not.toBe(own);
