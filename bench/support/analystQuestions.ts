@@ -56,7 +56,11 @@ export const questions: Question[] = [
   ),
   question(
     "a year by day and type, own zone",
-    { granularity: "DAY", dimensions: [{ field: "TYPE" }], measures: [revenue, { name: "n", aggregate: "COUNT" }] },
+    {
+      granularity: "DAY",
+      dimensions: [{ field: "TYPE" }],
+      measures: [revenue, { name: "n", aggregate: "COUNT" }],
+    },
     `select date_trunc('day', "timestamp", '${ZONE}'), event_type, sum(value), count(*) from analytics_events where ${WITHIN} group by 1, 2 order by 1, 2`,
     grouped("", "TIMESTAMP_TRUNCATED_TO_DAY, EVENT_TYPE", "sum { value } distinctCount { id }"),
   ),

@@ -36,7 +36,7 @@ export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toStr
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(
   database: Pick<TestDatabase, "authenticator">,
-  options: Partial<Pick<AppOptions, "tenantPredicate" | "log">> & {
+  options: Partial<Pick<AppOptions, "tenantPredicate" | "log" | "clock">> & {
     config?: Partial<AppOptions["config"]>;
   } = {},
 ): Promise<TestApi> {
@@ -53,6 +53,7 @@ export async function startApi(
     tokens,
     keyRing: testKeyRing,
     log: options.log ?? silent,
+    ...(options.clock ? { clock: options.clock } : {}),
     ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
   });
   const server = createServer(app.express);
