@@ -67,7 +67,13 @@ export const seriesTypes = /* GraphQL */ `
     sources: [String]
     currencies: [String]
     subjects: [String]
+    value: EventValueFilter
     properties: [EventPropertyFilter!]
+  }
+  """All that are given must hold; an event without a value fulfils none."""
+  input EventValueFilter {
+    atLeast: BigFloat
+    below: BigFloat
   }
   """All that are given must hold."""
   input EventPropertyFilter {

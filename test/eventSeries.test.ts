@@ -199,6 +199,16 @@ describe("eventSeries", () => {
     });
   });
 
+  it("takes events by their value", async () => {
+    await rollUpTenant(database.worker, tenant.id);
+    const { data, errors } = await ask(
+      `${JANUARY}, granularity: ALL, filter: {types: ["order"], value: {atLeast: "4", below: "6.5"}}, ${SUM}`,
+      "{ rows { values } freshness { source } }",
+    );
+    expect(errors).toBeUndefined();
+    expect(data.eventSeries).toEqual({ rows: [{ values: ["15", "3"] }], freshness: { source: "EVENTS" } });
+  });
+
   it("sees nothing of another tenant", async () => {
     const other = await api.signIn("globex", "viewer");
     const { data } = await api.query(

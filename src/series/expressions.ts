@@ -36,13 +36,15 @@ const isOneOf = (operand: SQL, wanted: readonly (string | null)[]): SQL => {
 /** Conditions that an event fulfils when it passes the filter. */
 export function conditions(filter: Filter | null | undefined): SQL[] {
   if (!filter) return [];
-  const { types, names, sources, currencies, subjects, properties } = filter;
+  const { types, names, sources, currencies, subjects, value, properties } = filter;
   const found: SQL[] = [];
   if (types) found.push(isOneOf(columns.TYPE, types));
   if (names) found.push(isOneOf(columns.NAME, names));
   if (sources) found.push(isOneOf(columns.SOURCE, sources));
   if (currencies) found.push(isOneOf(columns.CURRENCY, currencies));
   if (subjects) found.push(isOneOf(columns.SUBJECT, subjects));
+  if (value?.atLeast != null) found.push(sql`${s}.value >= ${sql.value(value.atLeast)}::numeric`);
+  if (value?.below != null) found.push(sql`${s}.value < ${sql.value(value.below)}::numeric`);
   for (const { name, in: among, notIn, exists, atLeast, below } of properties ?? []) {
     if (among) found.push(isOneOf(text(name), among));
     if (notIn) found.push(sql`(${isOneOf(text(name), notIn)}) is not true`);
@@ -70,7 +72,7 @@ const filtered = (aggregate: SQL, filters: readonly Filter[]): SQL => {
 export const isRollable = ({ aggregate, property }: Measure): boolean =>
   !property && ["COUNT", "SUM", "AVERAGE", "MIN", "MAX"].includes(aggregate);
 export const isRollableFilter = (filter: Filter | null | undefined): boolean =>
-  !filter?.subjects && !filter?.properties;
+  !filter?.subjects && !filter?.value && !filter?.properties;
 
 const tidy = (quotient: SQL): SQL => sql`trim_scale(round(${quotient}, 10))`;
 
