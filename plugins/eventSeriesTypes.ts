@@ -46,7 +46,9 @@ export const seriesTypes = /* GraphQL */ `
     SUBJECT
   }
   enum EventSeriesComparison {
-    """The same length of time, right before. Whole months are compared with whole months."""
+    """
+    The same length of time, right before. Whole months are compared with whole months, unless the series is by week or less.
+    """
     PREVIOUS_PERIOD
     """A year before; for weeks and days of the week, 364 days, so that Mondays meet Mondays."""
     PREVIOUS_YEAR
@@ -65,7 +67,13 @@ export const seriesTypes = /* GraphQL */ `
     sources: [String]
     currencies: [String]
     subjects: [String]
+    value: EventValueFilter
     properties: [EventPropertyFilter!]
+  }
+  """All that are given must hold; an event without a value fulfils none."""
+  input EventValueFilter {
+    atLeast: BigFloat
+    below: BigFloat
   }
   """All that are given must hold."""
   input EventPropertyFilter {

@@ -10,7 +10,7 @@ import { PgSubscriber } from "postgraphile/adaptors/pg";
 import { grafserv } from "postgraphile/grafserv/express/v4";
 import { makeAccountService } from "./auth/accounts.ts";
 import { makeLastUse } from "./auth/lastUse.ts";
-import { authenticate } from "./auth/requests.ts";
+import { authenticate, plainAddress } from "./auth/requests.ts";
 import { makeSessionService } from "./auth/sessions.ts";
 import type { TokenService } from "./auth/tokens.ts";
 import type { Config } from "./config.ts";
@@ -33,6 +33,8 @@ export type AppOptions = {
   watch?: boolean;
   tenantPredicate?: boolean;
   exportLimits?: Partial<ExportLimits>;
+  /** Milliseconds that only go forward, for limits kept in memory. */
+  clock?: () => number;
 };
 export type App = { express: Express; close(): Promise<void> };
 
@@ -41,7 +43,7 @@ export async function createApp(options: AppOptions): Promise<App> {
   const { config, authenticatorPool, tokens, keyRing, log } = options;
   const development = config.NODE_ENV !== "production";
   const subscriber = options.watch ? new PgSubscriber(authenticatorPool) : undefined;
-  const sessions = makeSessionService(authenticatorPool, tokens, keyRing);
+  const sessions = makeSessionService(authenticatorPool, tokens, keyRing, options.clock);
   const accounts = makeAccountService(authenticatorPool, sessions);
   const lastUse = makeLastUse(authenticatorPool, log);
   const keyEnvironment = development ? "test" : "live";
@@ -64,6 +66,9 @@ export async function createApp(options: AppOptions): Promise<App> {
   const app = express();
   app.disable("x-powered-by");
   app.set("trust proxy", config.TRUST_PROXY.length > 0 ? config.TRUST_PROXY : false);
+  // A proxy before the last may be named with its port.
+  const isTrusted: (address: string, hop: number) => boolean = app.get("trust proxy fn");
+  app.set("trust proxy", (address: string, hop: number) => isTrusted(plainAddress(address) ?? address, hop));
 
   // 1. Name the request and log it.
   app.use(
@@ -108,7 +113,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     response.set("cache-control", "public, max-age=300").json(tokens.jwks());
   });
   // 4. Who asks?
-  app.use(authenticate(tokens, keyEnvironment));
+  app.use(authenticate(tokens, keyEnvironment, log));
   // 5. The API.
   app.use(makeEventsRouter(makeEventService(authenticatorPool), lastUse));
   const limits = { ...exportLimits, ...options.exportLimits };

@@ -1,5 +1,5 @@
 import { type SQL, sql } from "postgraphile/pg-sql2";
-import type { Dimension, Filter, Measure } from "./request.ts";
+import type { Dimension, Filter, Measure, SeriesRequest } from "./request.ts";
 import { type Expression, measuresOf } from "./resolve.ts";
 
 /** What a series reads: events, or rows of rollups, `s` in either case. */
@@ -36,13 +36,15 @@ const isOneOf = (operand: SQL, wanted: readonly (string | null)[]): SQL => {
 /** Conditions that an event fulfils when it passes the filter. */
 export function conditions(filter: Filter | null | undefined): SQL[] {
   if (!filter) return [];
-  const { types, names, sources, currencies, subjects, properties } = filter;
+  const { types, names, sources, currencies, subjects, value, properties } = filter;
   const found: SQL[] = [];
   if (types) found.push(isOneOf(columns.TYPE, types));
   if (names) found.push(isOneOf(columns.NAME, names));
   if (sources) found.push(isOneOf(columns.SOURCE, sources));
   if (currencies) found.push(isOneOf(columns.CURRENCY, currencies));
   if (subjects) found.push(isOneOf(columns.SUBJECT, subjects));
+  if (value?.atLeast != null) found.push(sql`${s}.value >= ${sql.value(value.atLeast)}::numeric`);
+  if (value?.below != null) found.push(sql`${s}.value < ${sql.value(value.below)}::numeric`);
   for (const { name, in: among, notIn, exists, atLeast, below } of properties ?? []) {
     if (among) found.push(isOneOf(text(name), among));
     if (notIn) found.push(sql`(${isOneOf(text(name), notIn)}) is not true`);
@@ -70,7 +72,7 @@ const filtered = (aggregate: SQL, filters: readonly Filter[]): SQL => {
 export const isRollable = ({ aggregate, property }: Measure): boolean =>
   !property && ["COUNT", "SUM", "AVERAGE", "MIN", "MAX"].includes(aggregate);
 export const isRollableFilter = (filter: Filter | null | undefined): boolean =>
-  !filter?.subjects && !filter?.properties;
+  !filter?.subjects && !filter?.value && !filter?.properties;
 
 const tidy = (quotient: SQL): SQL => sql`trim_scale(round(${quotient}, 10))`;
 
@@ -92,8 +94,12 @@ function measureSql(measure: Measure, filters: readonly Filter[], reading: Readi
   if (aggregate === "MAX") return filtered(sql`max(${operand})`, filters);
   if (aggregate === "DISTINCT_COUNT")
     return filtered(sql`count(distinct ${property ? text(property) : columns.SUBJECT})`, filters);
+  // A little less: in floating point, 0.55 of 100 are more than 55, which would be the 56th.
   const ranked = (order: SQL, share: number) =>
-    filtered(sql`percentile_disc(${sql.value(share)}::float8) within group (order by ${order})`, filters);
+    filtered(
+      sql`percentile_disc(${sql.value(share * (1 - 1e-13))}::float8) within group (order by ${order})`,
+      filters,
+    );
   if (aggregate === "PERCENTILE") return ranked(operand, (percentile ?? 50) / 100);
   // The lower and the upper middle: exact, where percentile_cont would compute in floating point.
   return tidy(sql`(${ranked(operand, 0.5)} - ${ranked(sql`- ${operand}`, 0.5)}) / 2`);
@@ -116,13 +122,18 @@ const namesOneCurrency = (filter: Filter | null | undefined) =>
   filter?.currencies?.length === 1 && filter.currencies[0] !== null;
 
 /** The first and the last currency of the amounts in a group: different ones are not added. Undefined where there is but one. */
-export function currencySpan(expression: Expression, reading: Reading, common: Filter | null | undefined) {
+export function currencySpan(
+  expression: Expression,
+  reading: Reading,
+  { filter, mixCurrencies }: Pick<SeriesRequest, "filter" | "mixCurrencies">,
+) {
+  if (mixCurrencies) return undefined;
   const amounts = measuresOf(expression).filter(
     ({ measure: { aggregate, property } }) =>
       aggregate !== "COUNT" && aggregate !== "DISTINCT_COUNT" && (!property || AMOUNTS.has(property)),
   );
   const sure = amounts.every(({ filters }) => filters.some(namesOneCurrency)) && amounts.length === 1;
-  if (amounts.length === 0 || sure || namesOneCurrency(common)) return undefined;
+  if (amounts.length === 0 || sure || namesOneCurrency(filter)) return undefined;
   const span = (aggregate: "min" | "max") =>
     sql.join(
       amounts.map(({ measure: { property }, filters }) => {

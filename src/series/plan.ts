@@ -116,8 +116,9 @@ export async function planSeries(
     : compare === "PREVIOUS_YEAR"
       ? // Whole weeks, so that Mondays meet Mondays.
         sql.literal(unit === "week" || unit === "day_of_week" ? "364 days" : "1 year")
-      : sql`case
-          when l.local_from = date_trunc('month', l.local_from) and l.local_to = date_trunc('month', l.local_to)
+      : // By day or week, the last days of a longer month would all meet the last one of a shorter month.
+        sql`case
+          when ${sql.literal(!shortest[unit])} and l.local_from = date_trunc('month', l.local_from) and l.local_to = date_trunc('month', l.local_to)
             then make_interval(months => (extract(year from age(l.local_to, l.local_from)) * 12 + extract(month from age(l.local_to, l.local_from)))::integer)
           else l.local_to - l.local_from
         end`;

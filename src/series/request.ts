@@ -57,6 +57,13 @@ export const filterSchema = z
     sources: values("filter.sources").nullish(),
     currencies: values("filter.currencies").nullish(),
     subjects: values("filter.subjects").nullish(),
+    value: z
+      .object({
+        atLeast: number("filter.value.atLeast").nullish(),
+        below: number("filter.value.below").nullish(),
+      })
+      .strict()
+      .nullish(),
     properties: list("filter.properties", propertyFilter, 10).nullish(),
   })
   .strict();

@@ -144,7 +144,9 @@ function assertOneCurrency(groups: readonly Row[], outputs: readonly Output[]) {
       if (mixes(group, index))
         throw new ApiError(
           "INVALID_INPUT",
-          `"${name}" would add ${group.currencies[index]?.join(" and ")}: add the dimension CURRENCY, filter by one currency, or ask for mixCurrencies.`,
+          group.is_other
+            ? `"${name}" would add ${group.currencies[index]?.join(" and ")} in the rest that is not among the top: leave it out with top.others: false, filter by one currency, or ask for mixCurrencies.`
+            : `"${name}" would add ${group.currencies[index]?.join(" and ")}: add the dimension CURRENCY, filter by one currency, or ask for mixCurrencies.`,
           { reason: "mixed_currencies" },
         );
 }

@@ -28,6 +28,7 @@ const REVIEWED = [
   "app_hidden.note_throttled_sign_in(text,text,text)",
   "app_hidden.open_session(uuid,uuid,bytea,text,text)",
   "app_hidden.own_password(uuid)",
+  "app_hidden.own_password_matched(uuid)",
   "app_hidden.pause_sync(uuid,uuid,uuid,integer)",
   "app_hidden.promote_subjects(uuid,integer)",
   "app_hidden.purge_expired()",
