@@ -1,3 +1,1 @@
-set local lock_timeout = '5s';
 
---!include functions/exports.sql
