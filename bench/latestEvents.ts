@@ -76,7 +76,7 @@ try {
   const byHand = (live: boolean) => {
     const authenticator = pool(urls.authenticator);
     return express()
-      .use(authenticate(tokens, "live"))
+      .use(authenticate(tokens, "live", log))
       .get("/", async (request, response) => {
         const events = await withTransaction(authenticator, async (client) => {
           const { claims: asked } = identityOf(request);

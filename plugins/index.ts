@@ -1,13 +1,20 @@
 import type { ApiOptions } from "../src/graphql/preset.ts";
 import { AccountsPlugin } from "./accounts.ts";
+import { AggregateMeasuresPlugin } from "./aggregateMeasures.ts";
 import { ApiKeysPlugin } from "./apiKeys.ts";
+import { EventSeriesPlugin } from "./eventSeries.ts";
 import { EventsPlugin } from "./events.ts";
+import { GroupedAggregatesPlugin } from "./groupedAggregates.ts";
+import { GroupHavingPlugin } from "./groupHaving.ts";
+import { GroupKeysPlugin } from "./groupKeys.ts";
+import { MetricsPlugin } from "./metrics.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
 import { PlainNamesPlugin } from "./plainNames.ts";
 import { SignInPlugin } from "./signIn.ts";
 import { smartTags } from "./smartTags.ts";
 import { TenantPredicatePlugin } from "./tenantPredicate.ts";
+import { TimeZonesPlugin } from "./timeZones.ts";
 import { VisitsPlugin } from "./visits.ts";
 
 /** The plugins, each with the reason why SQL could not do it. */
@@ -26,6 +33,20 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   VisitsPlugin,
   // SQL cannot tell a field that is left out from one that is null.
   EventsPlugin,
+  // SQL that writes SQL would be read by nobody.
+  EventSeriesPlugin,
+  // Formulas are read in TypeScript.
+  MetricsPlugin,
+  // pg-aggregates generates the SQL of aggregates, and is extended by plugins alone: more measures,
+  AggregateMeasuresPlugin,
+  // time zones that are known by name,
+  TimeZonesPlugin,
+  // more to group by, and keys with their types,
+  GroupKeysPlugin,
+  // conditions that are of the aggregate's type,
+  GroupHavingPlugin,
+  // and an order and an end.
+  GroupedAggregatesPlugin,
   // Row security cannot limit how many rows are asked for.
   PageSizePlugin,
   // To PostgreSQL a statement that changes no row is no error.

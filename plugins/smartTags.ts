@@ -8,6 +8,29 @@ const filterable = (...names: string[]) =>
   Object.fromEntries(names.map((name) => [name, { tags: { isIndexed: true as const } }]));
 /** Groups of one row each help nobody, and cost as much as the table. */
 const notGrouped = { tags: { behavior: "-groupBy" } };
+const notMeasured = (...names: string[]) =>
+  Object.fromEntries(names.map((name) => [name, { tags: { behavior: "-groupBy -aggregate" } }]));
+const aggregated = {
+  behavior: "+aggregates +resource:aggregates +groupedAggregates +resource:groupedAggregates +having",
+};
+/** The texts of docs/events.md. */
+const groupByProperties = [
+  "accountId",
+  "adId",
+  "adSetId",
+  "campaignId",
+  "campaignName",
+  "cardBrand",
+  "channel",
+  "country",
+  "customerId",
+  "device",
+  "landingPath",
+  "locationId",
+  "method",
+  "reason",
+  "status",
+];
 
 /** Tags that do not belong into comments, which are the API's documentation. */
 export const smartTags = jsonPgSmartTags({
@@ -15,19 +38,26 @@ export const smartTags = jsonPgSmartTags({
   config: {
     class: {
       "public.analytics_events": {
-        tags: {
-          behavior: "+aggregates +resource:aggregates +groupedAggregates +resource:groupedAggregates +having",
-        },
+        tags: aggregated,
         attribute: {
           id: notGrouped,
           tenant_id: notGrouped,
           source_id: notGrouped,
-          properties: notGrouped,
+          properties: { tags: { ...notGrouped.tags, groupByProperties } },
           value: notGrouped,
+          subject: notGrouped,
         },
       },
+      "public.metrics": { attribute: filterable("name", "created_at") },
       "public.integrations": {
-        attribute: filterable("name", "enabled", "status", "sync_status", "last_sync_at", "created_at"),
+        tags: aggregated,
+        attribute: {
+          ...filterable("enabled", "status", "sync_status"),
+          ...notMeasured("id", "tenant_id", "config", "description", "sync_error", "updated_at"),
+          name: { tags: { isIndexed: true as const, behavior: "-groupBy -aggregate" } },
+          last_sync_at: { tags: { isIndexed: true as const, behavior: "-groupBy" } },
+          created_at: { tags: { isIndexed: true as const, behavior: "-groupBy" } },
+        },
       },
       "public.users": {
         attribute: filterable("first_name", "last_name", "role", "status", "created_at", "last_login_at"),
@@ -46,6 +76,12 @@ export const smartTags = jsonPgSmartTags({
       "public.sessions.sessions_tenant_id_user_id_fkey": noList,
       "public.api_keys.api_keys_tenant_id_id_key": noLookup,
       "public.api_keys.api_keys_tenant_id_created_by_fkey": noList,
+      "public.metrics.metrics_tenant_id_id_key": noLookup,
+      "public.metrics.metrics_tenant_id_name_key": noLookup,
+      "public.metrics.metrics_tenant_id_fkey": noList,
+      "public.subject_properties.subject_properties_tenant_id_id_key": noLookup,
+      "public.subject_properties.subject_properties_tenant_id_event_type_key": noLookup,
+      "public.subject_properties.subject_properties_tenant_id_fkey": noList,
       "public.tenants.tenants_slug_key": { tags: { behavior: "-update -delete" } },
       "public.tenants.tenants_domain_key": { tags: { behavior: "-update -delete" } },
       "public.analytics_events.analytics_events_tenant_id_fkey": noList,

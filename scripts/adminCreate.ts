@@ -1,4 +1,3 @@
-import { addAbortSignal } from "node:stream";
 import { parseArgs } from "node:util";
 import { pino } from "pino";
 import { read } from "read";
@@ -10,6 +9,7 @@ import { assertMigrated } from "../src/db/migrate.ts";
 import { withOwnerPool } from "../src/db/pools.ts";
 import { ApiError } from "../src/graphql/errors.ts";
 import { runProgram } from "../src/program.ts";
+import { firstLine } from "./support/firstLine.ts";
 
 const USAGE = `npm run admin:create -- --email you@example.com [--first-name F] [--last-name L]
 
@@ -77,22 +77,4 @@ function prompt(question: string): Promise<string> {
     process.stdin.once("pause", () => setImmediate(cancel));
     read({ prompt: question, silent: true }).then(answered, cancel);
   }).finally(() => process.stdout.write("\n"));
-}
-
-/** Of stdin, which may stay open after it. */
-async function firstLine(signal: AbortSignal): Promise<string> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of addAbortSignal(signal, process.stdin)) {
-    chunks.push(chunk);
-    if (chunk.includes("\n")) break;
-  }
-  let input: string;
-  try {
-    input = new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(chunks));
-  } catch {
-    throw new UserError("The password on stdin is not UTF-8.");
-  }
-  const [line = ""] = input.split(/\r?\n/);
-  if (!line) throw new UserError("stdin has no password in its first line.");
-  return line;
 }

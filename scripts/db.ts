@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { resolve } from "node:path";
+import { revokeAllAnalysts } from "../src/analysts/analysts.ts";
 import { environmentWith, loadConfig, UserError } from "../src/config.ts";
 import { openDatabase } from "../src/db/database.ts";
 import { installWorkerSchema, migrate } from "../src/db/migrate.ts";
@@ -16,7 +17,7 @@ const USAGE = `npm run db -- <command>
   commit -m "why"     freeze migrations/current as the next committed migration
   uncommit            take the newest committed migration back into migrations/current
   migrate             apply the committed migrations
-  reset --erase       drop the database, make it anew and migrate
+  reset --erase       drop the database and its analysts' logins, make it anew and migrate
   compile, run        see graphile-migrate's documentation
 `;
 
@@ -36,6 +37,7 @@ await runProgram(
         );
       if (!root) throw new UserError("A reset needs ROOT_DATABASE_URL, a login that may create databases.");
       await assertUnused(root, new URL(owner).pathname.slice(1));
+      await revokeAllAnalysts(database.urls);
     }
     if (command === "migrate") await installWorkerSchema(worker).catch(explainWorkerSchema);
     const code = await run([command, ...rest], onStop, {

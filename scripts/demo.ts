@@ -19,7 +19,7 @@ export async function startDemo(options: {
   await withPool(options.ownerUrl, async (pool) => {
     const state = await demoState(pool);
     if (state === "absent" || state === "partial")
-      await seedDemo(pool, options.keyRing, options.say, options.signal);
+      await seedDemo(pool, options.keyRing, options.say, { signal: options.signal });
   });
   const simulator = await startSquareSimulator({
     port: await freePort(options.simulatorPort, options.simulatorPort + 100),

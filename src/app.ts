@@ -10,13 +10,16 @@ import { PgSubscriber } from "postgraphile/adaptors/pg";
 import { grafserv } from "postgraphile/grafserv/express/v4";
 import { makeAccountService } from "./auth/accounts.ts";
 import { makeLastUse } from "./auth/lastUse.ts";
-import { authenticate } from "./auth/requests.ts";
+import { authenticate, plainAddress } from "./auth/requests.ts";
 import { makeSessionService } from "./auth/sessions.ts";
 import type { TokenService } from "./auth/tokens.ts";
 import type { Config } from "./config.ts";
 import type { KeyRing } from "./crypto/keyRing.ts";
 import { makeEventsRouter } from "./events/router.ts";
 import { makeEventService } from "./events/service.ts";
+import { type ExportLimits, exportLimits } from "./exports/limits.ts";
+import { makeExportsRouter } from "./exports/router.ts";
+import { makeExportService } from "./exports/service.ts";
 import { makePreset } from "./graphql/preset.ts";
 import { isRest, sendError, sendProblem } from "./http/problem.ts";
 
@@ -29,6 +32,9 @@ export type AppOptions = {
   /** Rebuild the API when a migration ran. */
   watch?: boolean;
   tenantPredicate?: boolean;
+  exportLimits?: Partial<ExportLimits>;
+  /** Milliseconds that only go forward, for limits kept in memory. */
+  clock?: () => number;
 };
 export type App = { express: Express; close(): Promise<void> };
 
@@ -37,7 +43,7 @@ export async function createApp(options: AppOptions): Promise<App> {
   const { config, authenticatorPool, tokens, keyRing, log } = options;
   const development = config.NODE_ENV !== "production";
   const subscriber = options.watch ? new PgSubscriber(authenticatorPool) : undefined;
-  const sessions = makeSessionService(authenticatorPool, tokens, keyRing);
+  const sessions = makeSessionService(authenticatorPool, tokens, keyRing, options.clock);
   const accounts = makeAccountService(authenticatorPool, sessions);
   const lastUse = makeLastUse(authenticatorPool, log);
   const keyEnvironment = development ? "test" : "live";
@@ -60,6 +66,9 @@ export async function createApp(options: AppOptions): Promise<App> {
   const app = express();
   app.disable("x-powered-by");
   app.set("trust proxy", config.TRUST_PROXY.length > 0 ? config.TRUST_PROXY : false);
+  // A proxy before the last may be named with its port.
+  const isTrusted: (address: string, hop: number) => boolean = app.get("trust proxy fn");
+  app.set("trust proxy", (address: string, hop: number) => isTrusted(plainAddress(address) ?? address, hop));
 
   // 1. Name the request and log it.
   app.use(
@@ -104,14 +113,16 @@ export async function createApp(options: AppOptions): Promise<App> {
     response.set("cache-control", "public, max-age=300").json(tokens.jwks());
   });
   // 4. Who asks?
-  app.use(authenticate(tokens, keyEnvironment));
+  app.use(authenticate(tokens, keyEnvironment, log));
   // 5. The API.
   app.use(makeEventsRouter(makeEventService(authenticatorPool), lastUse));
+  const limits = { ...exportLimits, ...options.exportLimits };
+  app.use(makeExportsRouter(makeExportService(authenticatorPool, limits), lastUse, limits));
   await graphql.addTo(app, null, false);
   app.get("/", (_request, response) => void response.redirect(development ? "/graphiql" : "/healthz"));
   // 6. Nothing else is here.
   app.use((request, response) => {
-    const message = `There is nothing at ${request.method} ${request.path}. The API is at POST /graphql and POST /v1/events.`;
+    const message = `There is nothing at ${request.method} ${request.path}. The API is at POST /graphql and POST /v1/events; GET /v1/openapi.json describes all of /v1.`;
     if (isRest(request)) return sendProblem(response, { code: "NOT_FOUND", message, extensions: {} });
     response.status(404).json({ errors: [{ message, extensions: { code: "NOT_FOUND" } }] });
   });

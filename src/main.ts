@@ -8,7 +8,7 @@ import { makeTokenService } from "./auth/tokens.ts";
 import { type Config, loadConfig, UserError } from "./config.ts";
 import { keyRingOf } from "./crypto/keyRing.ts";
 import { openDatabase } from "./db/database.ts";
-import { assertMigrated, migrate, watchCurrent } from "./db/migrate.ts";
+import { applyCurrent, assertMigrated, migrate, watchCurrent } from "./db/migrate.ts";
 import { makePool, withOwnerPool } from "./db/pools.ts";
 import { holdDataDir } from "./embedded/dataDirLock.ts";
 import { listen, stopListening } from "./listen.ts";
@@ -67,7 +67,9 @@ async function main(
   if (whole) await migrate(urls);
   else await assertMigrated(urls.owner);
   signal.throwIfAborted();
-  if (part === "dev") await watchCurrent(urls.owner);
+  // Before the demo data, whose locks its own might wait for; whoever edits it sees what is wrong, and goes on.
+  if (part === "dev")
+    await applyCurrent(urls.owner).catch((error: Error) => say(`migrations/current: ${error.message}`));
 
   // The demo's own simulator and data, in a cluster that is ours alone.
   const demo = whole && database.embedded && config.NODE_ENV !== "production";
@@ -84,6 +86,7 @@ async function main(
     onStop(() => running.close());
     simulatorUrl = running.simulatorUrl;
   }
+  if (part === "dev") await watchCurrent(urls.owner);
 
   if (part !== "worker") {
     const authenticatorPool = makePool(urls.authenticator, { name: "api", max: 20, log, pipeline: true });

@@ -3,9 +3,12 @@ import type pg from "pg";
 import type { Logger } from "pino";
 import type { KeyRing } from "../src/crypto/keyRing.ts";
 import type { MailTransport } from "../src/mail/transport.ts";
+import { cancelAnalystStatements } from "./cancel_analyst_statements.ts";
 import { maintainPartitions } from "./maintain_partitions.ts";
+import { promoteSubjects } from "./promote_subjects.ts";
 import { purgeEvents } from "./purge_events.ts";
 import { purgeExpired } from "./purge_expired.ts";
+import { refreshRollups } from "./refresh_rollups.ts";
 import { sendMail } from "./send_mail.ts";
 import { startPasswordReset } from "./start_password_reset.ts";
 import { syncDueIntegrations } from "./sync_due_integrations.ts";
@@ -38,11 +41,20 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   purge_expired: purgeExpired(services),
   // Deletes events that their tenants no longer keep.
   purge_events: purgeEvents(services),
+  // Ends what analysts run for too long, and shuts out those whose tenant's trial has ended.
+  cancel_analyst_statements: cancelAnalystStatements(services),
+  // Sets the subject of events that were there before it was declared.
+  promote_subjects: promoteSubjects(services),
+  // Computes the rollups of what changed.
+  refresh_rollups: refreshRollups(services),
 });
 
 export const schedule: CronItem[] = [
   { task: "sync_due_integrations", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "maintain_partitions", match: "* * * * *", options: { backfillPeriod: 0 } },
+  { task: "cancel_analyst_statements", match: "* * * * *", options: { backfillPeriod: 0 } },
+  { task: "refresh_rollups", match: "* * * * *", options: { backfillPeriod: 0 } },
+  { task: "promote_subjects", match: "*/5 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_events", match: "23 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_expired", match: "41 3 * * *", options: { backfillPeriod: 86_400_000 } },
 ];

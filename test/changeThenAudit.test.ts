@@ -94,6 +94,38 @@ it("records creation and deletion whole, and nothing for an update that changes 
   expect(rows[1].changes).toMatchObject({ before: { name: "Till", provider: "square" }, after: {} });
 });
 
+it("records what a deletion takes with it under whoever deleted, not under the owner whom the cascade runs as", async () => {
+  const created = await api.query(
+    `mutation { createIntegration(input: { integration: { name: "Kiosk", provider: "square" } }) { integration { id } } }`,
+    { token: admin },
+  );
+  const id: string = created.data.createIntegration.integration.id;
+  await database.owner.query(
+    `with k as (
+       insert into app_private.tenant_keys (tenant_id, version, kek_id, wrapped_key) values ($1, 1, 'test', 'wrapped')
+       returning tenant_id, version
+     )
+     insert into app_private.integration_credentials (tenant_id, integration_id, key_version, ciphertext)
+     select tenant_id, $2, version, 'sealed' from k`,
+    [acme.id, id],
+  );
+  const deleted = await api.query(
+    "mutation ($id: UUID!) { deleteIntegration(input: { id: $id }) { integration { id } } }",
+    { token: admin, variables: { id } },
+  );
+  expect(deleted.errors).toBeUndefined();
+  expect(await log(id, "integration_credentials.deleted")).toEqual([
+    expect.objectContaining({
+      actor_kind: "user",
+      actor_id: acme.users.admin.id,
+      user_id: acme.users.admin.id,
+      actor_name: "admin@acme.test",
+      request_id: deleted.headers.get("x-request-id"),
+      changes: { before: expect.objectContaining({ ciphertext: "***" }), after: {} },
+    }),
+  ]);
+});
+
 it("leaves nothing of a mutation that was taken back", async () => {
   const count = "select count(*)::integer from audit_logs where tenant_id = $1";
   const before = await database.owner.query(count, [acme.id]);

@@ -2,6 +2,8 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "@jest/globals";
+import { parse } from "csv-parse/sync";
+import { stringify } from "csv-stringify/sync";
 import fc from "fast-check";
 import { csvReader, readHeader } from "../src/events/import/csv.ts";
 import { openImportFile } from "../src/events/import/file.ts";
@@ -179,5 +181,33 @@ it("keeps a column of any name", async () => {
   const [record] = await read("__proto__,constructor,toString\n1,2,3\n");
   expect(JSON.stringify(record && "event" in record ? record.event : null)).toBe(
     '{"properties":{"__proto__":"1","constructor":"2","toString":"3"}}',
+  );
+});
+
+it("reads what csv-parse reads, of whatever cells", async () => {
+  const cell = fc.oneof(
+    fc.string(),
+    fc.constantFrom("", '"', ",", "a,b", 'say "hi"', "two\nlines", "two\r\nlines", " x "),
+  );
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(fc.tuple(cell, cell, cell), { minLength: 1, maxLength: 20 }),
+      fc.constantFrom("\n", "\r\n"),
+      async (cells, newline) => {
+        const body = stringify([["one", "two", "three"], ...cells], {
+          record_delimiter: newline,
+          quoted: true,
+        });
+        const expected: Record<string, string>[] = parse(body, { columns: true });
+        const records = await read(body);
+        const told = (row: Record<string, string>) =>
+          Object.fromEntries(Object.entries(row).filter(([, text]) => text !== ""));
+        expect(problems(records)).toEqual([]);
+        expect(properties(records).map((event) => ({ properties: {}, ...Object(event) }))).toEqual(
+          expected.map((row) => ({ properties: told(row) })),
+        );
+      },
+    ),
+    { numRuns: 200 },
   );
 });

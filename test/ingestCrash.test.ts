@@ -59,6 +59,8 @@ async function startAll() {
   };
   startServer();
   const killServer = async () => {
+    // It may have died of the crash before: then there is no exit to wait for.
+    if (server.exitCode !== null || server.signalCode !== null) return;
     const ended = once(server, "exit");
     server.kill("SIGKILL");
     await ended;

@@ -44,5 +44,9 @@ it("is seen failing, each rule of it", () => {
 it("finds functions whose source does not state their volatility", () => {
   const stated = "create function a.stated() returns void\nlanguage sql stable\nas $$ select volatile $$;";
   const unstated = "create or replace function a.unstated() returns void language sql as $$ select 1 $$;";
-  expect(withoutVolatility(`${stated}\n${unstated}\n${stated}`)).toEqual(["a.unstated"]);
+  const standard = "create function a.standard() returns integer language sql return 1;";
+  expect(withoutVolatility(`${stated}\n${unstated}\n${standard}\n${stated}`)).toEqual([
+    "a.unstated",
+    "a.standard",
+  ]);
 });

@@ -189,3 +189,29 @@ it("records a confirmed address as its user's doing, unless an API key followed 
     { action: "user.updated", actor_kind: "api_key", actor_id: apiKey.id, actor_name: "Till", user_id: null },
   ]);
 });
+
+it("takes nobody who knows their password for a guesser, whatever else was wrong", async () => {
+  const input = { currentPassword: PASSWORD, newPassword: "aaaaaaaaaaaa" };
+  for (let index = 0; index < 12; index++)
+    expect(error(await call("changePassword", input, "done", token))).toMatchObject({
+      reason: "weak_password",
+    });
+  const { rowCount } = await database.owner.query("select from app_private.rate_limits where used >= 1");
+  expect(rowCount).toBe(0);
+});
+
+it("mails five changes of e-mail of one user in an hour, to whatever addresses", async () => {
+  const answers: Answer[] = [];
+  for (let index = 0; index < 7; index++)
+    answers.push(await changeEmail(`uma${index}@elsewhere-${acme.slug}.test`));
+  expect(answers.slice(0, 5).map(({ errors }) => errors)).toEqual(Array(5).fill(undefined));
+  for (const answer of answers.slice(5)) {
+    expect(error(answer).code).toBe("RATE_LIMITED");
+    expect(error(answer).retryAfterSeconds).toBeGreaterThan(60);
+  }
+  // What is refused for another reason mails nothing, and does not count.
+  await database.owner.query("truncate app_private.rate_limits");
+  for (let index = 0; index < 7; index++)
+    expect(error(await changeEmail("uma"))).toEqual({ code: "INVALID_INPUT" });
+  expect((await changeEmail(`uma@elsewhere-${acme.slug}.test`)).errors).toBeUndefined();
+});

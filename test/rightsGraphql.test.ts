@@ -28,6 +28,15 @@ const names: Record<string, { list: string; type: string }> = {
   audit_logs: { list: "auditLogs", type: "AuditLog" },
   sessions: { list: "sessions", type: "Session" },
   api_keys: { list: "apiKeys", type: "ApiKey" },
+  metrics: { list: "metrics", type: "Metric" },
+  subject_properties: { list: "subjectProperties", type: "SubjectProperty" },
+};
+let made = 0;
+/** What a new row of the table needs. */
+const required: Record<string, () => Record<string, unknown>> = {
+  integrations: () => ({ name: "Shop", provider: "square" }),
+  metrics: () => ({ name: `m${++made}`, formula: "1" }),
+  subject_properties: () => ({ eventType: `t${++made}`, property: "id" }),
 };
 /** A value that any row of the table may have. */
 const values: Record<string, unknown> = {
@@ -45,6 +54,15 @@ const values: Record<string, unknown> = {
   "integrations.name": "Shop",
   "integrations.config": {},
   "integrations.enabled": false,
+  "metrics.formula": "2",
+  "metrics.measures": [],
+  "metrics.format": "NUMBER",
+  "subject_properties.property": "memberId",
+};
+/** Those of which no two rows may have the same. */
+const fresh: Record<string, () => unknown> = {
+  "metrics.name": () => `n${++made}`,
+  "subject_properties.event_type": () => `n${++made}`,
 };
 const camel = (name: string) => name.replaceAll(/_(.)/g, (_, letter: string) => letter.toUpperCase());
 const ask = (claims: Claims | undefined, document: string, variables: object = {}) =>
@@ -86,7 +104,7 @@ async function rowOf(table: string, tenantId: string, userId?: string): Promise<
 }
 const update = async ({ table, column = "" }: Cell, claims: Claims | undefined, id: string) => {
   const { type } = names[table] ?? { type: table };
-  const value = values[`${table}.${column}`] ?? null;
+  const value = fresh[`${table}.${column}`]?.() ?? values[`${table}.${column}`] ?? null;
   const document = `mutation ($input: Update${type}Input!) { update${type}(input: $input) { clientMutationId } }`;
   return outcomeOf(await ask(claims, document, { input: { id, patch: { [camel(column)]: value } } }));
 };
@@ -97,23 +115,28 @@ const remove = async ({ table }: Cell, claims: Claims | undefined, id: string) =
 };
 const insert = async ({ table, column = "" }: Cell, claims: Claims | undefined) => {
   const { type } = names[table] ?? { type: table };
-  const required = table === "integrations" ? { name: "Shop", provider: "square" } : {};
-  const value = values[`${table}.${column}`] ?? (column === "provider" ? "square" : null);
-  const row = { ...required, [camel(column)]: value };
+  const value =
+    fresh[`${table}.${column}`]?.() ??
+    values[`${table}.${column}`] ??
+    (column === "provider" ? "square" : null);
+  const row = { ...required[table]?.(), [camel(column)]: value };
   const document = `mutation ($input: Create${type}Input!) { create${type}(input: $input) { clientMutationId } }`;
   const input = { [`${type[0]?.toLowerCase()}${type.slice(1)}`]: row };
   return outcomeOf(await ask(claims, document, { input }));
 };
-async function newIntegration(tenantId: string): Promise<string> {
+/** A row to delete, with nothing that depends on it. */
+async function newRow(table: string, tenantId: string): Promise<string> {
+  const row = Object.entries({ ...required[table]?.(), tenantId });
+  const columns = row.map(([name]) => name.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`));
   const { rows } = await database.owner.query(
-    "insert into integrations (tenant_id, name, provider) values ($1, 'Shop', 'square') returning id",
-    [tenantId],
+    `insert into public.${table} (${columns.join(", ")}) values (${row.map((_, index) => `$${index + 1}`).join(", ")}) returning id`,
+    row.map(([, value]) => value),
   );
   return rows[0].id;
 }
 const target = (cell: Cell, tenantId: string, but?: string) =>
-  cell.operation === "delete" && cell.table === "integrations"
-    ? newIntegration(tenantId)
+  cell.operation === "delete" && required[cell.table]
+    ? newRow(cell.table, tenantId)
     : rowOf(cell.table, tenantId, but);
 
 it.each(allCells().map((cell) => [titleOf(cell), cell] as const))(

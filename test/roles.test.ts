@@ -55,6 +55,7 @@ it("makes roles of which none passes row security, and of requests none can sign
   const request = (rolname: string) => ({ rolname, rolcanlogin: false, rolinherit: false });
   expect(rows).toEqual([
     ...["api_admin", "api_anonymous", "api_job", "api_super_admin", "api_user", "api_viewer"].map(request),
+    request("erp_analyst"),
     { rolname: "erp_authenticator", rolcanlogin: true, rolinherit: false },
     { rolname: "erp_user", rolcanlogin: true, rolinherit: true },
     { rolname: "erp_worker", rolcanlogin: true, rolinherit: true },

@@ -245,3 +245,28 @@ it("ends the trial of whoever buys a plan, unless the same update says otherwise
   const postponed = await update(operator, other.id, { planType: "business", trialEndsAt });
   expect(postponed.data.updateTenant.tenant).toMatchObject({ planType: "business", status: "TRIAL" });
 });
+
+it("gives a tenant that goes back to the plan of a trial an end of it", async () => {
+  const days = (end: string) => (Date.parse(end) - Date.now()) / 86_400_000;
+  const buy = async (slug: string) =>
+    (await create({ ...umbrella, slug, plan: "starter" })).data.createTenant.tenant.id;
+  const id = await buy("lapsed");
+  const back = (await update(operator, id, { planType: "trial" })).data.updateTenant.tenant;
+  expect(back).toMatchObject({ planType: "trial", status: "TRIAL", maxUsers: 10 });
+  expect(days(back.trialEndsAt)).toBeGreaterThan(13.9);
+  expect(days(back.trialEndsAt)).toBeLessThanOrEqual(14);
+
+  const trialEndsAt = new Date(Date.now() + 3 * 86_400_000).toISOString();
+  const chosen = await update(operator, await buy("three"), { planType: "trial", trialEndsAt });
+  expect(chosen.data.updateTenant.tenant.status).toBe("TRIAL");
+  expect(days(chosen.data.updateTenant.tenant.trialEndsAt)).toBeCloseTo(3, 1);
+
+  const shut = await buy("shut-out");
+  await update(operator, shut, { status: "SUSPENDED" });
+  const still = (await update(operator, shut, { planType: "trial" })).data.updateTenant.tenant;
+  expect(still.status).toBe("SUSPENDED");
+  expect(days(still.trialEndsAt)).toBeGreaterThan(13.9);
+  // Nor does the operator's own tenant go on trial.
+  await update(operator, platform.id, { planType: "business" });
+  expect(error(await update(operator, platform.id, { planType: "trial" }))).toEqual({ code: "CONFLICT" });
+});

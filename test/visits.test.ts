@@ -205,3 +205,62 @@ it("leaves nothing behind that lets somebody in later: no API key, and no user w
   expect(invited.data.inviteUser.user.status).toBe("INVITED");
   expect(error(await call(inside, "createApiKey", key, "secret"))).toEqual(refused);
 });
+
+it("raises nobody's rights, brings nobody back and mails no invitation in a visit, where an admin can", async () => {
+  await database.owner.query("update users set status = 'SUSPENDED' where id = $1", [acme.users.user.id]);
+  const { rows } = await database.owner.query(
+    "insert into users (tenant_id, email, role, status) values ($1, 'invited@acme.test', 'VIEWER', 'INVITED') returning id",
+    [acme.id],
+  );
+  const [viewer, suspended, invited] = [acme.users.viewer.id, acme.users.user.id, rows[0].id];
+  const change = (token: string, field: string, input: object) => call(token, field, input, "user { id }");
+  const attempts = [
+    ["setUserRole", { userId: viewer, role: "USER" }],
+    ["setUserPermissions", { userId: viewer, permissions: ["users:manage"] }],
+    ["setUserStatus", { userId: suspended, status: "ACTIVE" }],
+    ["resendInvitation", { userId: invited }],
+  ] as const;
+  const { accessToken: token } = (await enter(visit())).data.enterTenant;
+  for (const [field, input] of attempts)
+    expect([field, error(await change(token, field, input))]).toEqual([
+      field,
+      { code: "FORBIDDEN", reason: "visit" },
+    ]);
+  const rights = await database.owner.query(
+    "select role, status, permissions from users where id = any ($1) order by email",
+    [[viewer, suspended, invited]],
+  );
+  expect(rights.rows).toEqual([
+    { role: "VIEWER", status: "INVITED", permissions: [] },
+    { role: "USER", status: "SUSPENDED", permissions: [] },
+    { role: "VIEWER", status: "ACTIVE", permissions: [] },
+  ]);
+  // The tenant's own admin may, and so may a visitor take away.
+  for (const [field, input] of attempts)
+    expect([field, (await change(admin, field, input)).errors]).toEqual([field, undefined]);
+  for (const [field, input] of [
+    ["setUserRole", { userId: viewer, role: "VIEWER" }],
+    ["setUserPermissions", { userId: viewer, permissions: ["users:manage"] }],
+    ["setUserPermissions", { userId: viewer, permissions: [] }],
+    ["setUserStatus", { userId: viewer, status: "ACTIVE" }],
+    ["setUserStatus", { userId: suspended, status: "SUSPENDED" }],
+  ] as const)
+    expect([field, (await change(token, field, input)).errors]).toEqual([field, undefined]);
+});
+
+it("helps a tenant whose admins cannot come: brings one back, and mails an invitation anew", async () => {
+  const { rows } = await database.owner.query(
+    `with t as (insert into tenants (name, slug, status) values ('Shut', 'shut', 'ACTIVE') returning id)
+     insert into users (tenant_id, email, role, status)
+     select id, email, 'ADMIN', status::user_status from t, (values ('boss@shut.test', 'INVITED'), ('left@shut.test', 'INACTIVE')) u (email, status)
+     returning tenant_id, id`,
+  );
+  const [boss, left] = rows;
+  const inside = (await enter({ ...visit(), tenantId: boss.tenant_id })).data.enterTenant.accessToken;
+  const resent = await call(inside, "resendInvitation", { userId: boss.id }, "user { id }");
+  expect(resent.errors).toBeUndefined();
+  const back = await call(inside, "setUserStatus", { userId: left.id, status: "ACTIVE" }, "user { status }");
+  expect(back.data.setUserStatus.user.status).toBe("ACTIVE");
+  const again = await call(inside, "resendInvitation", { userId: boss.id }, "user { id }");
+  expect(error(again)).toEqual({ code: "FORBIDDEN", reason: "visit" });
+});

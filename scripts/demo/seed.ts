@@ -3,6 +3,7 @@ import type pg from "pg";
 import { hashPassword } from "../../src/auth/passwords.ts";
 import { generateDataKey, type KeyRing, seal } from "../../src/crypto/keyRing.ts";
 import { withTransaction } from "../../src/db/pools.ts";
+import { rollUpTenant } from "../../src/rollups/rollUp.ts";
 import type { EventInput } from "../../tasks/connectors/connector.ts";
 import { DEMO_ACCESS_TOKEN, type DemoTenant, demoPassword, demoTenants } from "./catalogue.ts";
 import { demoEvents } from "./events.ts";
@@ -10,31 +11,41 @@ import { demoEvents } from "./events.ts";
 const BATCH = 5_000;
 const WRITERS = 3;
 
+type SeedOptions = {
+  signal?: AbortSignal | undefined;
+  /** The day on which the demo is made: it ends there. Default: today. */
+  now?: Date;
+  tenants?: readonly DemoTenant[];
+  /** Whether the rollups are built. Default: true. */
+  rollUp?: boolean;
+};
+
 /** (Re)creates the demo data: what is there already stays as it is. */
 export async function seedDemo(
   pool: pg.Pool,
   keyRing: KeyRing,
   say: (sentence: string) => void,
-  signal?: AbortSignal,
+  { signal, now = new Date(), tenants = demoTenants, rollUp = true }: SeedOptions = {},
 ): Promise<void> {
   const started = Date.now();
-  await makePartitions(pool);
+  await makePartitions(pool, now);
   const passwordHashes = new Map<string, string>();
-  for (const { slug, users } of demoTenants)
+  for (const { slug, users } of tenants)
     await Promise.all(
       users.map(async ({ name }) => passwordHashes.set(`${slug}/${name}`, await hashPassword(demoPassword))),
     );
   await withTransaction(pool, async (client) => {
-    for (const tenant of demoTenants) await seedTenant(client, tenant, passwordHashes, keyRing);
+    for (const tenant of tenants) await seedTenant(client, tenant, passwordHashes, keyRing);
   });
-  const total = await seedEvents(pool, signal);
+  const total = await seedEvents(pool, batches(tenants, now), signal);
+  if (rollUp) for (const { slug } of tenants) await rollUpTenant(pool, demoId(slug), { signal });
   // Last, so that a seeding that was killed is taken up again.
   await pool.query(
     `update tenants set metadata = metadata || '{"demo": "complete"}' where slug = 'platform'`,
   );
   await pool.query("analyze");
   say(
-    `Demo data: ${total.toLocaleString("en")} events of ${demoTenants.length - 1} tenants, in ${((Date.now() - started) / 1000).toFixed(1)} s.`,
+    `Demo data: ${total.toLocaleString("en")} events of ${tenants.filter(({ slug }) => slug !== "platform").length} tenants, in ${((Date.now() - started) / 1000).toFixed(1)} s.`,
   );
 }
 
@@ -48,10 +59,11 @@ export async function demoState(pool: pg.Pool): Promise<"complete" | "partial" |
 }
 
 /** Before any event is written: the months of the demo's history. */
-async function makePartitions(pool: pg.Pool) {
+async function makePartitions(pool: pg.Pool, now: Date) {
   await pool.query(
     `select app_private.make_partition('analytics_events', month::date)
-       from generate_series(date_trunc('month', now() - interval '14 months'), now(), interval '1 month') month`,
+       from generate_series(date_trunc('month', $1::timestamptz - interval '14 months'), $1, interval '1 month') month`,
+    [now.toISOString()],
   );
 }
 
@@ -123,11 +135,13 @@ async function seedTenant(
   }
 }
 
+type Batch = { tenantId: string; events: EventInput[] };
+
 /** All tenants' events in batches. Several writers take from it, so it hands out each batch once. */
-function* batches(): Generator<{ tenantId: string; events: EventInput[] }> {
-  for (const tenant of demoTenants) {
+function* batches(tenants: readonly DemoTenant[], now: Date): Generator<Batch> {
+  for (const tenant of tenants) {
     let events: EventInput[] = [];
-    for (const event of eventsOf(tenant)) {
+    for (const event of eventsOf(tenant, now)) {
       if (events.push(event) < BATCH) continue;
       yield { tenantId: demoId(tenant.slug), events };
       events = [];
@@ -136,8 +150,7 @@ function* batches(): Generator<{ tenantId: string; events: EventInput[] }> {
   }
 }
 
-function eventsOf({ slug, integrations }: DemoTenant): Iterable<EventInput> {
-  const now = new Date();
+function eventsOf({ slug, integrations }: DemoTenant, now: Date): Iterable<EventInput> {
   const id = (key: string) => demoId(`${slug}/${key}`);
   const ids = Object.fromEntries(integrations.map(({ key }) => [key, id(key)]));
   switch (slug) {
@@ -160,8 +173,11 @@ function eventsOf({ slug, integrations }: DemoTenant): Iterable<EventInput> {
   }
 }
 
-async function seedEvents(pool: pg.Pool, signal: AbortSignal | undefined): Promise<number> {
-  const waiting = batches();
+async function seedEvents(
+  pool: pg.Pool,
+  waiting: Generator<Batch>,
+  signal: AbortSignal | undefined,
+): Promise<number> {
   let count = 0;
   const write = async () => {
     const client = await pool.connect();

@@ -88,6 +88,7 @@ export function makeAccountService(pool: pg.Pool, sessions: Pick<SessionService,
     const [own] = ownPassword.array().parse(rows);
     if (!(await verifyPassword(own?.password_hash, password)) || !own)
       throw new ApiError("FORBIDDEN", "The current password is wrong.", { reason: "wrong_password" });
+    await call(identity, "select app_hidden.own_password_matched($1)", [claimsOf(identity).tenant_id]);
     return own;
   }
   /** Whoever accepts or resets is nobody yet, even in a browser that is signed in as somebody else. */

@@ -1,6 +1,7 @@
 import { isIP } from "node:net";
 import type { Request, RequestHandler } from "express";
 import type pg from "pg";
+import type { Logger } from "pino";
 import "pino-http";
 import { withTransaction } from "../db/pools.ts";
 import { ApiError } from "../graphql/errors.ts";
@@ -41,6 +42,7 @@ export function withRequest<Result>(
   pool: pg.Pool,
   identity: Identity,
   work: (client: pg.PoolClient) => Promise<Result>,
+  options: { begin?: string; deadlineMs?: number } = {},
 ): Promise<Result> {
   return withTransaction(
     pool,
@@ -48,7 +50,7 @@ export function withRequest<Result>(
       await client.query(beginRequest(identity));
       return work(client);
     },
-    { deadlineMs: DEADLINE_MS },
+    { deadlineMs: DEADLINE_MS, ...options },
   );
 }
 
@@ -69,7 +71,12 @@ export function identityOf(request: object): Identity {
 }
 
 /** Reads the bearer token or API key. A bad one is 401 here: nothing unparsed goes further. None is anonymous. */
-export function authenticate(tokens: TokenService, environment: KeyEnvironment): RequestHandler {
+export function authenticate(
+  tokens: TokenService,
+  environment: KeyEnvironment,
+  log: Pick<Logger, "warn">,
+): RequestHandler {
+  let warned = false;
   return async (request, response, next) => {
     // "Bearer" alone is what a form sends before a token was pasted: nobody.
     const authorization = request.headers.authorization?.replace(/^Bearer\s*$/i, "") || undefined;
@@ -97,7 +104,15 @@ export function authenticate(tokens: TokenService, environment: KeyEnvironment):
           ? "The API key is malformed: copy the whole of it."
           : "The access token is malformed, forged or expired. Refresh the session, or sign in again.",
       );
-    identities.set(request, { claims, origin: originOf(request) });
+    const origin = originOf(request);
+    if (request.ip && !origin.ipAddress && !warned) {
+      warned = true;
+      log.warn(
+        { address: request.ip.slice(0, 100) },
+        "a proxy of TRUST_PROXY sends something that is no address in X-Forwarded-For; limits take all such clients for one",
+      );
+    }
+    identities.set(request, { claims, origin });
     next();
   };
 }
@@ -112,8 +127,12 @@ function originOf(request: Request): Origin {
   };
 }
 
-/** As PostgreSQL's inet takes it: an IPv4 address as such, and no zone. */
-function plainAddress(address: string | undefined): string | undefined {
-  const plain = address?.replace(/^::ffff:(?=[\d.]+$)/i, "").replace(/%.*$/, "");
+/** As PostgreSQL's inet takes it: an IPv4 address as such, and no zone. Some proxies add the port. */
+export function plainAddress(address: string | undefined): string | undefined {
+  const plain = address
+    ?.replace(/^\[(.*)\](?::\d+)?$/, "$1")
+    .replace(/^([\d.]+):\d+$/, "$1")
+    .replace(/^::ffff:(?=[\d.]+$)/i, "")
+    .replace(/%.*$/, "");
   return plain && isIP(plain) > 0 ? plain : undefined;
 }

@@ -3,9 +3,11 @@ import type pg from "pg";
 import { z } from "zod";
 import type { KeyRing } from "../crypto/keyRing.ts";
 import { ApiError } from "../graphql/errors.ts";
-import { makeBounded } from "./bounded.ts";
+import { makeFair } from "./bounded.ts";
+import { networkOf } from "./networks.ts";
 import { hashPassword, needsRehash, verifyPassword } from "./passwords.ts";
 import { formatRefreshToken, parseRefreshToken, type RefreshToken } from "./refreshTokens.ts";
+import { makeRefusals } from "./refusals.ts";
 import { type Identity, type Origin, withRequest } from "./requests.ts";
 import type { Claims, TokenService } from "./tokens.ts";
 
@@ -33,6 +35,12 @@ const account = z.object({
   user_id: z.uuid(),
   password_hash: z.string(),
   refusal: z.string().nullable(),
+});
+/** `hint`: whom it refuses, where only this network is. */
+const throttled = z.object({
+  code: z.literal("EA429"),
+  detail: z.coerce.number(),
+  hint: z.enum(["network", "account"]).optional(),
 });
 const opened = z.object({ session_id: z.uuid(), role });
 const rotated = z.discriminatedUnion("outcome", [
@@ -62,15 +70,17 @@ export function makeSessionService(
   pool: pg.Pool,
   tokens: TokenService,
   keyRing: Pick<KeyRing, "derive">,
+  clock = () => performance.now(),
 ): SessionService {
   const successorKeys = keyRing.derive("refresh-token");
   const [currentKey] = successorKeys;
   if (!currentKey) throw new Error("There is no key to derive refresh tokens from.");
-  // A flood of sign-ins waits for its own rows, and leaves the pool's other connections to everybody else.
-  const inTurn = makeBounded(
-    { concurrency: 5, waiting: 200 },
-    "Too many people are signing in. Try again in a moment.",
+  // A flood of sign-ins waits for its own network, and leaves the pool's other connections to everybody else.
+  const inTurn = makeFair(
+    { concurrency: 5, waiting: 2_000, perKey: { concurrency: 2, waiting: 10 } },
+    "Too many people are signing in from here. Try again in a moment.",
   );
+  const refusals = makeRefusals(clock);
   const nobody = (origin: Origin): Identity => ({ claims: undefined, origin });
   const signedIn = ({ claims, endsAt }: NewSession, refreshToken: RefreshToken): SignIn => {
     const { token, expiresAt } = tokens.sign(claims, endsAt ? { notAfter: endsAt } : {});
@@ -94,15 +104,31 @@ export function makeSessionService(
       const account = [named.tenant, named.tenant === null ? named.domain : null, printable(email.trim())];
       const call = (text: string, ...more: unknown[]) =>
         withRequest(pool, nobody(origin), (client) => client.query(text, [...account, ...more]));
-      const found = await inTurn(() =>
-        call("select * from app_hidden.begin_sign_in($1, $2, $3)").catch(async (error) => {
-          if (error?.code === "EA429") await call("select app_hidden.note_throttled_sign_in($1, $2, $3)");
-          throw error;
-        }),
-      );
-      const [row] = accounts.parse(found.rows);
-      // Hashing takes tens of milliseconds: no transaction is open meanwhile.
-      const correct = await verifyPassword(row?.password_hash, password);
+      const network = networkOf(origin.ipAddress);
+      const typed = JSON.stringify([network, ...account.map((text) => text?.toLowerCase())]);
+      const places = { network, account: sha256(Buffer.from(typed)).toString("base64") };
+      const refuseAgain = () => {
+        const seconds = Math.max(...Object.values(places).map(refusals.secondsLeft));
+        if (seconds > 0)
+          throw new ApiError("RATE_LIMITED", `Too many attempts. Try again in ${seconds} seconds.`, {
+            retryAfterSeconds: seconds,
+          });
+      };
+      refuseAgain();
+      const { row, correct } = await inTurn(network, async () => {
+        refuseAgain();
+        const found = await call("select * from app_hidden.begin_sign_in($1, $2, $3)").catch(
+          async (error) => {
+            const { data } = throttled.safeParse(error);
+            if (data?.hint) refusals.note(places[data.hint], data.detail);
+            if (data) await call("select app_hidden.note_throttled_sign_in($1, $2, $3)");
+            throw error;
+          },
+        );
+        const [row] = accounts.parse(found.rows);
+        // Hashing takes tens of milliseconds: no transaction is open meanwhile.
+        return { row, correct: await verifyPassword(row?.password_hash, password) };
+      });
       const refusal = correct && row ? row.refusal : "wrong_credentials";
       if (!row || refusal) {
         await call("select app_hidden.refuse_sign_in($1, $2, $3, $4)", refusal);

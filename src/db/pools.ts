@@ -69,12 +69,13 @@ export async function withOwnerPool<Result>(
 
 /**
  * Runs `work` in one transaction; rolls back when it throws. A client that could not roll back is thrown away.
+ * @param options.begin how it begins, where that is not `begin`
  * @param options.deadlineMs when to give up on a server that no longer answers
  */
 export async function withTransaction<Result>(
   pool: pg.Pool,
   work: (client: pg.PoolClient) => Promise<Result>,
-  options: { deadlineMs?: number } = {},
+  options: { begin?: string; deadlineMs?: number } = {},
 ): Promise<Result> {
   const client = await pool.connect();
   let broken: Error | undefined;
@@ -85,7 +86,7 @@ export async function withTransaction<Result>(
       }, options.deadlineMs).unref()
     : undefined;
   try {
-    await client.query("begin");
+    await client.query(options.begin ?? "begin");
     const result = await work(client);
     await client.query("commit");
     return result;

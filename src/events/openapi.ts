@@ -1,4 +1,6 @@
 import { z } from "zod";
+import { exportPaths, exportSchemas } from "../exports/openapi.ts";
+import { problem, problems, ref, retryable, schemaOf } from "../http/openapiParts.ts";
 import { MAX_EVENTS } from "./batch.ts";
 import { MAX_DEPTH } from "./text.ts";
 
@@ -65,37 +67,17 @@ const counts = {
   withheld: z.int().optional(),
 };
 export const receipts = z.object({ ...counts, events: z.array(receipt) });
-export const problem = z.looseObject({
-  type: z.literal("about:blank"),
-  title: z.string(),
-  status: z.int(),
-  detail: z.string(),
-  code: z.string(),
-  requestId: z.string(),
-});
 
-const schemaOf = (schema: z.ZodType) => {
-  const { $schema: _, ...json } = z.toJSONSchema(schema, { io: "input" });
-  return json;
-};
-const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
-const problems = (description: string, schema: object = ref("Problem")) => ({
-  description,
-  content: { "application/problem+json": { schema } },
-});
-const retryable = (description: string) => ({
-  ...problems(description),
-  headers: { "Retry-After": { description: "Seconds.", schema: { type: "integer" } } },
-});
 const refusals = { allOf: [ref("Problem"), ref("Receipts")] };
 
 /** OpenAPI 3.1. */
 export const openApi = {
   openapi: "3.1.0",
   info: {
-    title: "erp-analytics: events",
+    title: "erp-analytics: events and exports",
     version: "1",
-    description: "Events come in here, each exactly once. Everything else is GraphQL, at /graphql.",
+    description:
+      "Events come in here, each exactly once, and leave as files. Everything else is GraphQL, at /graphql.",
   },
   paths: {
     "/v1/events": {
@@ -145,18 +127,20 @@ export const openApi = {
         },
       },
     },
+    ...exportPaths,
   },
   components: {
     securitySchemes: {
       bearer: {
         type: "http",
         scheme: "bearer",
-        description: "An API key with the scope events:write, or an access token.",
+        description: "An API key with the scope events:write or analytics:export, or an access token.",
       },
     },
     schemas: {
       Event: schemaOf(event),
       Receipts: schemaOf(receipts),
+      ...exportSchemas,
       Problem: schemaOf(problem),
     },
   },

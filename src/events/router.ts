@@ -1,10 +1,9 @@
-import { promisify } from "node:util";
-import express, { type Request, type Response, Router } from "express";
+import { type Request, type Response, Router } from "express";
 import { z } from "zod";
 import { makeBounded } from "../auth/bounded.ts";
 import type { LastUse } from "../auth/lastUse.ts";
 import { claimsOf, type Identity, identityOf } from "../auth/requests.ts";
-import { ApiError } from "../graphql/errors.ts";
+import { makeBodyReader, mediaTypeOf } from "../http/body.ts";
 import { sendError, sendProblem } from "../http/problem.ts";
 import { type Batch, readJson, readNdjson } from "./batch.ts";
 import { openApi } from "./openapi.ts";
@@ -16,7 +15,6 @@ const SMALL_BYTES = 100_000;
 /** So that memory is bounded whatever clients send: a body, what it parses to and what goes to PostgreSQL, at a time. */
 const SMALL = { concurrency: 200, waiting: 2_000 };
 const LARGE = { concurrency: 8, waiting: 200 };
-const BODY_TIMEOUT_MS = 20_000;
 
 const query = z.strictObject({
   onConflict: z
@@ -37,11 +35,11 @@ const readers: Record<string, (text: string) => Batch> = {
 export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "note">): Router {
   const busy = "Too many batches are being written. Try again in a moment.";
   const [inSmallTurn, inLargeTurn] = [makeBounded(SMALL, busy), makeBounded(LARGE, busy)];
-  const raw = promisify(express.raw({ type: () => true, limit: MAX_BODY_BYTES, inflate: true }));
+  const readBody = makeBodyReader(MAX_BODY_BYTES, "Send fewer events at a time.");
 
   async function ingest(request: Request, response: Response, identity: Identity, isLarge: boolean) {
     const options = query.parse(request.query);
-    const mediaType = (request.headers["content-type"] ?? "").split(";")[0]?.trim().toLowerCase() ?? "";
+    const mediaType = mediaTypeOf(request);
     const read = readers[mediaType];
     if (!read) {
       const message = `Content-Type is "${mediaType}"; it may be ${Object.keys(readers).join(", ")}.`;
@@ -49,10 +47,7 @@ export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "n
     }
     claimsOf(identity);
     if (isLarge) await events.authorize(identity);
-    const slow = setTimeout(() => request.destroy(), BODY_TIMEOUT_MS);
-    await raw(request, response).finally(() => clearTimeout(slow));
-    const batch = read(decode(request.body));
-    request.body = undefined;
+    const batch = read(await readBody(request, response));
     const receipts = await events.write(identity, batch, options);
     if (identity.claims) lastUse.note(identity.claims);
     sendReceipts(response, receipts);
@@ -66,50 +61,13 @@ export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "n
       const inTurn = isLarge ? inLargeTurn : inSmallTurn;
       inTurn(() => ingest(request, response, identityOf(request), isLarge)).catch((error: unknown) => {
         // Whoever hung up gets no answer.
-        if (!request.socket.destroyed) sendError(response, readable(error));
+        if (!request.socket.destroyed) sendError(response, error);
       });
     })
     .all("/v1/events", (_request, response) => {
       response.set("allow", "POST");
       sendProblem(response, { code: "INVALID_INPUT", message: "Events are POSTed.", extensions: {} }, 405);
     });
-}
-
-const httpError = z.object({ status: z.int().min(400).max(499), type: z.string().optional() });
-
-/** What body-parser says of a body that it could not read. */
-function readable(error: unknown): unknown {
-  const { data } = httpError.safeParse(error);
-  if (!data) return error;
-  if (data.status === 413)
-    return new ApiError(
-      "INVALID_INPUT",
-      `A body has at most ${MAX_BODY_BYTES.toLocaleString("en")} bytes, unpacked. Send fewer events at a time.`,
-      {
-        reason: "too_large",
-        status: 413,
-      },
-    );
-  if (data.status === 415)
-    return new ApiError("INVALID_INPUT", "Content-Encoding may be gzip, deflate, br or identity.", {
-      status: 415,
-    });
-  return new ApiError(
-    "INVALID_INPUT",
-    "The body could not be read: it was cut off, or is not of its Content-Encoding.",
-    {
-      ...(data.type ? { reason: data.type } : {}),
-    },
-  );
-}
-
-const utf8 = new TextDecoder("utf-8", { fatal: true });
-function decode(body: unknown): string {
-  try {
-    return Buffer.isBuffer(body) ? utf8.decode(body) : "";
-  } catch {
-    throw new ApiError("INVALID_INPUT", "The body is not UTF-8.", { reason: "not_utf8" });
-  }
 }
 
 /** 202 once anything of the batch is there; otherwise 422, or 409 when all were conflicts. */

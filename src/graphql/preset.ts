@@ -69,6 +69,9 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
       // `filter` says all that `condition` could.
       "PgConditionArgumentPlugin",
       "PgConditionCustomFieldsPlugin",
+      // GroupKeysPlugin and GroupHavingPlugin take their places.
+      "PgAggregatesAddGroupByAggregateEnumValuesForAttributesPlugin",
+      "PgAggregatesAddHavingAggregateTypesPlugin",
     ],
     pgServices: [
       makePgService({

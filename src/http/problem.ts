@@ -48,14 +48,21 @@ export function sendProblem(
 
 /** The same for an error; one that is not for clients is logged under the request's id, and masked. */
 export function sendError(response: Response, error: unknown): void {
-  const explained = explain(error);
-  if (!explained) response.log.error({ err: error }, "unexpected error in a request");
-  const { code, message, extensions } = explained ?? {
-    code: "INTERNAL" as const,
-    message: `Something went wrong on our side. It is logged under ${String(response.req.id)}.`,
-    extensions: {},
-  };
+  const { code, message, extensions } = describeError(response, error);
   const { status, ...others } = extensions;
   const problem = { code, message, extensions: others };
   sendProblem(response, problem, typeof status === "number" ? status : undefined);
+}
+
+/** What the client of this response learns of an error. */
+export function describeError(response: Response, error: unknown): Explained {
+  const explained = explain(error);
+  if (!explained) response.log.error({ err: error }, "unexpected error in a request");
+  return (
+    explained ?? {
+      code: "INTERNAL",
+      message: `Something went wrong on our side. It is logged under ${String(response.req.id)}.`,
+      extensions: {},
+    }
+  );
 }

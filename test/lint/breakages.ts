@@ -5,6 +5,8 @@ type Breakage = { rule: keyof typeof rules; sql: string; as?: "postgres"; found:
 
 const TENANT = "tenant_id = app_hidden.current_tenant_id()";
 const tenantPrinted = `(${TENANT})`;
+const SESSION_TENANT = "tenant_id = app_hidden.session_tenant_id()";
+const LOGIN = "bi_00000000000070008000000000000000_x";
 
 export const breakages: Breakage[] = [
   {
@@ -50,6 +52,38 @@ export const breakages: Breakage[] = [
     ],
   },
   {
+    rule: "policiesNameTheTenant",
+    sql: `alter policy select_member on public.users using (${SESSION_TENANT})`,
+    found: [`select_member on public.users: using (${SESSION_TENANT})`],
+  },
+  {
+    rule: "policiesNameTheTenant",
+    sql: "alter policy select_analyst on public.users to erp_analyst, api_viewer",
+    found: [`select_analyst on public.users: using (${SESSION_TENANT})`],
+  },
+  {
+    rule: "policiesNameTheTenant",
+    sql: `alter policy select_analyst on public.users using (${TENANT})`,
+    found: [`select_analyst on public.users: using ${tenantPrinted}`],
+  },
+  {
+    rule: "policiesNameTheTenant",
+    sql: `alter policy select_analyst on public.users using (${SESSION_TENANT} or role = 'ADMIN')`,
+    found: [
+      `select_analyst on public.users: using ((${SESSION_TENANT}) OR (role = 'ADMIN'::public.user_role))`,
+    ],
+  },
+  {
+    rule: "policiesNameTheTenant",
+    sql: `create policy delete_analyst on public.users for delete to erp_analyst using (${SESSION_TENANT})`,
+    found: [`delete_analyst on public.users: using (${SESSION_TENANT})`],
+  },
+  {
+    rule: "onePolicyPerCommand",
+    sql: "drop policy select_analyst on public.users",
+    found: ["erp_analyst, select on public.users: 0 policies"],
+  },
+  {
     rule: "onePolicyPerCommand",
     sql: `create policy again on public.users for select to api_viewer using (${TENANT})`,
     found: ["api_viewer, select on public.users: 2 policies"],
@@ -87,7 +121,22 @@ export const breakages: Breakage[] = [
   {
     rule: "settingsAreNotConstant",
     sql: "create function app_hidden.zone() returns text language sql immutable as $$ select current_setting('app.zone') $$",
-    found: ["app_hidden.zone() is immutable and reads a setting"],
+    found: ["app_hidden.zone() is immutable and reads a setting or the login"],
+  },
+  {
+    rule: "settingsAreNotConstant",
+    sql: "create function app_hidden.login() returns text language sql immutable return session_user",
+    found: ["app_hidden.login() is immutable and reads a setting or the login"],
+  },
+  {
+    rule: "settingsAreNotConstant",
+    sql: "alter function app_hidden.session_tenant_id() security definer",
+    found: ["app_hidden.session_tenant_id() is not a plain stable, parallel safe SQL function"],
+  },
+  {
+    rule: "settingsAreNotConstant",
+    sql: "create or replace function app_hidden.session_tenant_id() returns uuid language sql stable parallel safe return coalesce(app_hidden.current_tenant_id(), null)",
+    found: ["app_hidden.session_tenant_id() depends on more than the login"],
   },
   {
     rule: "settingsAreNotConstant",
@@ -153,6 +202,42 @@ export const breakages: Breakage[] = [
     rule: "requestsHaveFewRights",
     sql: "grant usage on schema app_private, partitions to api_viewer",
     found: ["api_viewer may use schema app_private", "api_viewer may use schema partitions"],
+  },
+  {
+    rule: "requestsHaveFewRights",
+    sql: "grant usage on schema app_hidden to erp_analyst; grant usage on schema analytics to api_viewer",
+    found: ["api_viewer may use schema analytics", "erp_analyst may use schema app_hidden"],
+  },
+  {
+    rule: "requestsHaveFewRights",
+    sql: "grant insert (name), delete on public.integrations to erp_analyst",
+    found: ["erp_analyst may delete public.integrations", "erp_analyst may insert public.integrations"],
+  },
+  {
+    rule: "requestsHaveFewRights",
+    sql: "grant execute on function app_hidden.current_tenant_id() to erp_analyst",
+    found: ["erp_analyst may call app_hidden.current_tenant_id()"],
+  },
+  {
+    rule: "rolesStaySmall",
+    as: "postgres",
+    sql: `create role ${LOGIN} login createrole in role api_viewer`,
+    found: [
+      `${LOGIN} has an attribute that passes row security or makes roles`,
+      `${LOGIN} is a member of api_viewer`,
+    ],
+  },
+  {
+    rule: "rolesStaySmall",
+    as: "postgres",
+    sql: `create role ${LOGIN} login; grant erp_analyst to ${LOGIN} with set true`,
+    found: [`${LOGIN} is a member of erp_analyst`],
+  },
+  {
+    rule: "rolesStaySmall",
+    as: "postgres",
+    sql: "grant erp_analyst to erp_worker; grant erp_analyst to api_viewer",
+    found: ["api_viewer is a member of erp_analyst", "erp_worker is a member of erp_analyst"],
   },
   {
     rule: "rolesStaySmall",

@@ -10,5 +10,5 @@ export type Rule = { name: string; why: string } & (
 export const OURS =
   "n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'graphile_worker', 'graphile_migrate')";
 
-/** Roles of requests and jobs. */
-export const API_ROLES = "r.rolname ~ '^api_' or r.rolname = 'erp_authenticator'";
+/** Roles of requests, jobs and analysts. Logins of analysts are each cluster's own. */
+export const API_ROLES = "r.rolname ~ '^api_' or r.rolname in ('erp_authenticator', 'erp_analyst')";

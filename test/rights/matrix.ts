@@ -25,6 +25,7 @@ const everybody = "- own own own own";
 const operator = "- - - - all";
 const settings = "- ?tenant:settings ?tenant:settings own all";
 const integrations = "- ?integrations:manage ?integrations:manage own own";
+const metrics = "- ?metrics:manage ?metrics:manage own own";
 const profile = "- - self own own";
 const withheld = [never, never] as const;
 
@@ -102,6 +103,35 @@ export const tables: Record<string, TableRights> = {
       value: withheld,
       currency: withheld,
       timestamp: withheld,
+      subject: withheld,
+    },
+  },
+  metrics: {
+    select: everybody,
+    delete: metrics,
+    columns: {
+      id: withheld,
+      tenant_id: withheld,
+      name: [metrics, metrics],
+      description: [metrics, metrics],
+      formula: [metrics, metrics],
+      measures: [metrics, metrics],
+      filter: [metrics, metrics],
+      format: [metrics, metrics],
+      unit: [metrics, metrics],
+      created_at: withheld,
+      updated_at: withheld,
+    },
+  },
+  subject_properties: {
+    select: everybody,
+    delete: metrics,
+    columns: {
+      id: withheld,
+      tenant_id: withheld,
+      event_type: [metrics, never],
+      property: [metrics, metrics],
+      created_at: withheld,
     },
   },
   audit_logs: {

@@ -33,11 +33,19 @@ export async function makePeople(owner: pg.Pool): Promise<People> {
   const globex = await createTenant(owner, "globex");
   const platform = await createTenant(owner, "platform");
   await owner.query("update tenants set max_users = 200, max_integrations = 2000, features = '{api_keys}'");
-  for (const { id } of [acme, globex, platform])
+  // Starter metrics build on each other; the cells are about one that stands alone.
+  await owner.query("delete from metrics");
+  for (const { id } of [acme, globex, platform]) {
     await owner.query(
       "insert into api_keys (id, tenant_id, name, scopes) values (gen_random_uuid(), $1, 'Till', '{events:write}')",
       [id],
     );
+    await owner.query("insert into metrics (tenant_id, name, formula) values ($1, 'one', '1')", [id]);
+    await owner.query(
+      "insert into subject_properties (tenant_id, event_type, property) values ($1, 'scan', 'memberId')",
+      [id],
+    );
+  }
   const claims = new Map<string, Claims>();
   const add = async (tenant: TestTenant, name: string, role: Claims["role"], permissions: string[]) => {
     const user = await owner.query(

@@ -16,9 +16,12 @@ export type TestApi = {
   url: string;
   tokens: TokenService;
   /** Runs a GraphQL operation over HTTP. */
-  query(document: string, options?: { token?: string; variables?: Record<string, unknown> }): Promise<Answer>;
+  query(
+    document: string,
+    options?: { token?: string | undefined; variables?: Record<string, unknown> },
+  ): Promise<Answer>;
   /** Signs in as <role>@<tenant>.test; returns the access token. */
-  signIn(tenant: string, role: string): Promise<string>;
+  signIn(tenant: string, role: string, password?: string): Promise<string>;
   close(): Promise<void>;
 };
 
@@ -32,8 +35,8 @@ export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toStr
 
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(
-  database: TestDatabase,
-  options: Partial<Pick<AppOptions, "tenantPredicate" | "log">> & {
+  database: Pick<TestDatabase, "authenticator">,
+  options: Partial<Pick<AppOptions, "tenantPredicate" | "log" | "clock" | "exportLimits">> & {
     config?: Partial<AppOptions["config"]>;
   } = {},
 ): Promise<TestApi> {
@@ -50,7 +53,9 @@ export async function startApi(
     tokens,
     keyRing: testKeyRing,
     log: options.log ?? silent,
+    ...(options.clock ? { clock: options.clock } : {}),
     ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
+    ...(options.exportLimits ? { exportLimits: options.exportLimits } : {}),
   });
   const server = createServer(app.express);
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
@@ -68,8 +73,8 @@ export async function startApi(
     url,
     tokens,
     query,
-    async signIn(tenant, role) {
-      const input = { tenant, email: `${role}@${tenant}.test`, password: PASSWORD };
+    async signIn(tenant, role, password = PASSWORD) {
+      const input = { tenant, email: `${role}@${tenant}.test`, password };
       const { data, errors } = await query(
         "mutation ($input: LoginInput!) { login(input: $input) { accessToken } }",
         {

@@ -1,5 +1,6 @@
 import type pg from "pg";
 import { hashPassword } from "../../src/auth/passwords.ts";
+import type { EventInput } from "../../tasks/connectors/connector.ts";
 
 export const PASSWORD = "Test-password-1";
 export type TestTenant = {
@@ -9,15 +10,32 @@ export type TestTenant = {
   integrationId: string;
 };
 
+const tenOrders = (slug: string): EventInput[] =>
+  Array.from({ length: 10 }, (_, index) => ({
+    eventType: "order",
+    eventName: "order_completed",
+    source: "test",
+    sourceId: `order:${index + 1}`,
+    timestamp: `2026-01-${String(index + 1).padStart(2, "0")}T12:00:00Z`,
+    value: String(index + 1),
+    currency: "USD",
+    properties: { tenant: slug },
+  }));
+
 let hash: Promise<string> | undefined;
 
-/** A tenant with an admin, a user and a viewer, one integration, and ten orders worth 1 to 10 USD. */
-export async function createTenant(owner: pg.Pool, slug: string): Promise<TestTenant> {
+/** A tenant with an admin, a user and a viewer, one integration, and ten orders worth 1 to 10 USD, or other events. */
+export async function createTenant(
+  owner: pg.Pool,
+  slug: string,
+  options: { settings?: object; events?: readonly EventInput[] } = {},
+): Promise<TestTenant> {
   hash ??= hashPassword(PASSWORD);
   const passwordHash = await hash;
   const { rows } = await owner.query(
-    "insert into tenants (name, slug, status) values ($1, $1, 'ACTIVE') returning id",
-    [slug],
+    `insert into tenants (name, slug, status, settings)
+     values ($1, $1, 'ACTIVE', coalesce($2, '{}'::jsonb)) returning id`,
+    [slug, options.settings ? JSON.stringify(options.settings) : null],
   );
   const id: string = rows[0].id;
   const user = async (role: string) => {
@@ -37,16 +55,7 @@ export async function createTenant(owner: pg.Pool, slug: string): Promise<TestTe
     "insert into integrations (tenant_id, name, provider) values ($1, 'Shop', 'square') returning id",
     [id],
   );
-  const events = Array.from({ length: 10 }, (_, index) => ({
-    eventType: "order",
-    eventName: "order_completed",
-    source: "test",
-    sourceId: `order:${index + 1}`,
-    timestamp: `2026-01-${String(index + 1).padStart(2, "0")}T12:00:00Z`,
-    value: index + 1,
-    currency: "USD",
-    properties: { tenant: slug },
-  }));
+  const events = options.events ?? tenOrders(slug);
   await owner.query("select app_hidden.write_events($1, $2)", [id, JSON.stringify(events)]);
   return {
     id,

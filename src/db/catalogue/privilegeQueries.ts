@@ -1,4 +1,4 @@
-// Roles of ours, by name: every cluster has others too.
+// Roles of ours, by name: every cluster has others too, and its own logins of analysts.
 const OUR_ROLES = "'^(erp|api)_'";
 
 // What an owner may do with its own objects goes without saying. An object without an access list has PostgreSQL's
@@ -35,7 +35,7 @@ export const privilegeQueries: Readonly<Record<string, string>> = {
       from pg_auth_members m
       join pg_roles u on u.oid = m.member
       join pg_roles g on g.oid = m.roleid
-     where u.rolname ~ ${OUR_ROLES} or g.rolname ~ ${OUR_ROLES}`,
+     where (u.rolname ~ ${OUR_ROLES} or g.rolname ~ ${OUR_ROLES}) and u.rolname !~ '^bi_'`,
 
   database: `
     select ${grantee} as grantee, ${privilege} as privilege, 'the database' as object

@@ -1,5 +1,5 @@
 /** Schemas whose contents are ours. Everything else in a database belongs to PostgreSQL or to a tool. */
-export const OUR_SCHEMAS = ["public", "app_hidden", "app_private", "partitions"] as const;
+export const OUR_SCHEMAS = ["public", "analytics", "app_hidden", "app_private", "partitions"] as const;
 
 const schemas = `(${OUR_SCHEMAS.map((name) => `'${name}'`).join(", ")})`;
 

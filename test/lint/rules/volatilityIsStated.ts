@@ -7,7 +7,7 @@ const fixtures = resolve(paths.migrations, "fixtures/functions");
 
 /** Functions whose header, up to the body, has no volatility. */
 export function withoutVolatility(sql: string): string[] {
-  const headers = sql.matchAll(/create (?:or replace )?function\s+([\w.]+)[\s\S]*?\bas \$/gi);
+  const headers = sql.matchAll(/create (?:or replace )?function\s+([\w.]+)[\s\S]*?\b(?:as \$|return )/gi);
   return [...headers].flatMap(([header, name = ""]) =>
     /\b(volatile|stable|immutable)\b/i.test(header) ? [] : [name],
   );

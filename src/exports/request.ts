@@ -1,0 +1,58 @@
+import { z } from "zod";
+import { filterSchema, time } from "../series/request.ts";
+
+const MAX_COLUMNS = 50;
+const MAX_NAME = 100;
+/** Columns of this prefix are properties. No measure has a point in its name. */
+export const PROPERTY = "properties.";
+
+export const eventColumns = [
+  "id",
+  "timestamp",
+  "eventType",
+  "eventName",
+  "value",
+  "currency",
+  "subject",
+  "source",
+  "sourceId",
+  "properties",
+] as const;
+export type EventColumn = (typeof eventColumns)[number];
+const known: ReadonlySet<string> = new Set(eventColumns);
+
+const column = z
+  .string()
+  .refine((name) => known.has(name) || (name.startsWith(PROPERTY) && name.length > PROPERTY.length), {
+    error: ({ input }) =>
+      `columns has "${String(input).slice(0, 60)}"; there are ${eventColumns.join(", ")}, and ${PROPERTY} followed by the name of a property.`,
+  })
+  .refine(
+    (name) => name.length <= PROPERTY.length + MAX_NAME,
+    `A property's name has at most ${MAX_NAME} characters.`,
+  );
+
+/** Which events are exported, and what of them. */
+export const eventsRequest = z
+  .object({
+    from: time("from"),
+    to: time("to").meta({ description: "Not included." }),
+    filter: filterSchema.nullish(),
+    columns: z
+      .array(column)
+      .min(1, "columns must not be empty.")
+      .max(MAX_COLUMNS, `columns has at most ${MAX_COLUMNS} entries.`)
+      .nullish()
+      .meta({
+        description: `In their order, of ${eventColumns.join(", ")}; ${PROPERTY}NAME is a property. Default: all but single properties.`,
+      }),
+  })
+  .strict()
+  .superRefine(({ from, to, columns }, context) => {
+    if (Date.parse(from) >= Date.parse(to))
+      context.addIssue({ code: "custom", message: "from must be before to." });
+    const twice = columns?.find((name, index) => columns.indexOf(name) !== index);
+    if (twice !== undefined)
+      context.addIssue({ code: "custom", message: `columns has "${twice.slice(0, 120)}" twice.` });
+  });
+export type EventsRequest = z.output<typeof eventsRequest>;
