@@ -62,7 +62,6 @@ export const questions: Question[] = [
       measures: [revenue, { name: "n", aggregate: "COUNT" }],
     },
     `select date_trunc('day', "timestamp", '${ZONE}'), event_type, sum(value), count(*) from analytics_events where ${WITHIN} group by 1, 2 order by 1, 2`,
-    grouped("", "TIMESTAMP_TRUNCATED_TO_DAY, EVENT_TYPE", "sum { value } distinctCount { id }"),
   ),
   question(
     "a year by day, another zone",
