@@ -25,6 +25,7 @@ create index if not exists event_keys_deleted_idx on app_private.event_keys (ten
 comment on index app_private.event_keys_deleted_idx is 'For retention: a deleted event is found by its key alone.';
 
 --!include functions/event_records.sql
+--!include functions/restate_events.sql
 --!include functions/write_events.sql
 --!include functions/rate_limits.sql
 --!include functions/ingest.sql
