@@ -11,7 +11,7 @@ const createInput = z.object({
   onConflict: z.enum(["UPDATE", "REJECT"]).nullish(),
   atomic: z.boolean().nullish(),
 });
-const outcomes = ["ACCEPTED", "UPDATED", "DUPLICATE", "REJECTED"] as const;
+const outcomes = ["ACCEPTED", "UPDATED", "DELETED", "DUPLICATE", "REJECTED"] as const;
 
 /** In TypeScript, because to a composite type of SQL a field that is left out is null: the one keeps, the other clears. */
 export const EventsPlugin = extendSchema((build) => {
@@ -34,7 +34,7 @@ export const EventsPlugin = extendSchema((build) => {
         value: BigFloat
         """ISO 4217."""
         currency: String
-        """An object of at most 32,768 bytes of JSON."""
+        """An object of at most 32,768 bytes of JSON. A whole number beyond 2^53 is rejected (inexact_number): send it as text."""
         properties: JSON
         """Where the event comes from."""
         source: String
@@ -42,6 +42,8 @@ export const EventsPlugin = extendSchema((build) => {
         sourceId: String
         """Grows whenever the source restates the record: an older one never wins."""
         sourceVersion: BigInt
+        """True: the record is gone at its source, and the event goes too. It comes back only with a newer sourceVersion."""
+        deleted: Boolean
       }
       enum EventConflict {
         """Other content under a known (source, sourceId) updates the event."""
@@ -52,7 +54,8 @@ export const EventsPlugin = extendSchema((build) => {
       enum EventOutcome {
         ACCEPTED
         UPDATED
-        """It is there already."""
+        DELETED
+        """It is there already, or gone already."""
         DUPLICATE
         REJECTED
         """Sound, but another event of an atomic batch was rejected."""
@@ -83,6 +86,7 @@ export const EventsPlugin = extendSchema((build) => {
       type CreateAnalyticsEventsPayload {
         accepted: Int!
         updated: Int!
+        deleted: Int!
         duplicate: Int!
         rejected: Int!
         """One for each event, in their order."""
@@ -117,6 +121,7 @@ export const EventsPlugin = extendSchema((build) => {
         plans: {
           accepted: count("ACCEPTED"),
           updated: count("UPDATED"),
+          deleted: count("DELETED"),
           duplicate: count("DUPLICATE"),
           rejected: count("REJECTED"),
           receipts: ($receipts: SideEffectStep<unknown, Receipt[]>) =>

@@ -13,7 +13,7 @@ export const purgeEvents =
   async (_payload, { abortSignal }) => {
     const stopped = () => abortSignal?.aborted ?? false;
     const nextPartition = async () => {
-      const { rows } = await pool.query("select app_hidden.abandoned_partition() as partition");
+      const { rows } = await pool.query("select app_hidden.doom_partition() as partition");
       return found.parse(rows)[0].partition;
     };
     for (let partition = await nextPartition(); partition && !stopped(); partition = await nextPartition()) {

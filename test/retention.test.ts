@@ -3,6 +3,7 @@ import { makePartitions } from "../src/db/migrate.ts";
 import { purgeEvents } from "../tasks/purge_events.ts";
 import { createTestDatabase, silent, type TestDatabase } from "./support/database.ts";
 import { refusal } from "./support/refusal.ts";
+import { until } from "./support/until.ts";
 
 let database: TestDatabase;
 let count = 0;
@@ -15,7 +16,9 @@ beforeAll(async () => {
   database = await createTestDatabase();
 });
 beforeEach(async () => {
-  await database.owner.query("truncate analytics_events, app_private.event_keys");
+  await database.owner.query(
+    "truncate analytics_events, app_private.event_keys, app_private.doomed_partitions",
+  );
   [brief, long, endless] = [await tenant(90), await tenant(900), await tenant(undefined)];
 });
 afterAll(() => database.drop());
@@ -139,6 +142,118 @@ it("keeps an event that was restated to a later time, and goes on where it stopp
   await purge();
   await purge();
   expect(await ages(brief)).toEqual(["700/700"]);
+});
+
+const one = async (tenantId: string, event: object) => {
+  const { rows } = await database.owner.query("select outcome, reason from app_hidden.write_events($1, $2)", [
+    tenantId,
+    JSON.stringify([{ eventType: "order", eventName: "order_completed", source: "shop", ...event }]),
+  ]);
+  return rows[0];
+};
+const doom = async () =>
+  (await database.worker.query("select app_hidden.doom_partition() as name")).rows[0].name;
+
+it("finishes a month that it began, whatever a tenant keeps by then, and takes no event of it meanwhile", async () => {
+  await write(brief, 700, 720);
+  await write(endless, 10);
+  await makePartitions(database.worker);
+  await setRetention();
+  expect(await doom()).toBe(month(720));
+  await database.worker.query("select app_hidden.purge_partition_keys($1, null, 1)", [month(720)]);
+  await database.owner.query("update tenants set settings = '{}' where id = $1", [brief]);
+  const again = { sourceId: "720", timestamp: daysAgo(720) };
+  for (const id of [brief, endless])
+    expect(await one(id, again)).toEqual({ outcome: "rejected", reason: "past_retention" });
+  expect(await one(endless, { sourceId: "10", timestamp: daysAgo(720) })).toMatchObject({
+    outcome: "rejected",
+  });
+  expect(await doom()).toBe(month(720));
+  await purge();
+  expect(await partitions()).not.toContain(month(720));
+  expect((await ages(brief)).filter((age) => age.startsWith("720"))).toEqual([]);
+  // Now that it is gone as a whole, it may come again.
+  expect(await one(endless, again)).toMatchObject({ outcome: "accepted" });
+});
+
+it("dooms no month behind the back of a writer", async () => {
+  await write(brief, 700);
+  await makePartitions(database.worker);
+  await setRetention();
+  const writer = await database.owner.connect();
+  await writer.query("begin");
+  await writer.query("select app_hidden.write_events($1, $2)", [
+    endless,
+    JSON.stringify([{ eventType: "order", eventName: "o", timestamp: daysAgo(700) }]),
+  ]);
+  const dooming = doom();
+  await until(
+    () => database.owner.query("select from pg_locks where not granted"),
+    ({ rowCount }) => (rowCount ?? 0) > 0,
+  );
+  await writer.query("commit");
+  writer.release();
+  expect(await dooming).toBeNull();
+});
+
+it("makes a writer wait while a month is doomed, and then refuses it", async () => {
+  await write(brief, 700);
+  await makePartitions(database.worker);
+  await setRetention();
+  const dooming = await database.worker.connect();
+  await dooming.query("begin");
+  await dooming.query("select app_hidden.doom_partition()");
+  const writing = one(endless, { sourceId: "1", timestamp: daysAgo(700) });
+  await until(
+    () => database.owner.query("select from pg_locks where not granted"),
+    ({ rowCount }) => (rowCount ?? 0) > 0,
+  );
+  await dooming.query("commit");
+  dooming.release();
+  expect(await writing).toEqual({ outcome: "rejected", reason: "past_retention" });
+  await purge();
+});
+
+it("leaves the key of an event that was restated to another month while its own is emptied", async () => {
+  await write(brief, 700);
+  await makePartitions(database.worker);
+  await setRetention();
+  await doom();
+  const writer = await database.owner.connect();
+  await writer.query("begin");
+  await writer.query("select app_hidden.write_events($1, $2)", [
+    brief,
+    JSON.stringify([{ source: "shop", sourceId: "700", timestamp: daysAgo(5) }]),
+  ]);
+  const emptying = database.worker.query("select app_hidden.purge_partition_keys($1, null, 10)", [
+    month(700),
+  ]);
+  await until(
+    () => database.owner.query("select from pg_locks where not granted"),
+    ({ rowCount }) => (rowCount ?? 0) > 0,
+  );
+  await writer.query("commit");
+  writer.release();
+  await emptying;
+  await purge();
+  expect(await ages(brief)).toEqual(["700/700"]);
+});
+
+it("forgets what a source deleted when its time is past, and not before", async () => {
+  await write(brief, 80, 100);
+  await write(endless, 100);
+  for (const [id, sourceId] of [
+    [brief, "80"],
+    [brief, "100"],
+    [endless, "100"],
+  ] as const)
+    expect(await one(id, { sourceId, deleted: true })).toMatchObject({ outcome: "deleted" });
+  await setRetention();
+  await purge();
+  expect([await keys(brief), await keys(endless)]).toEqual([1, 1]);
+  expect(await purged(brief)).toEqual([{ changes: { count: 0, deletions: 1 }, actor_kind: "job" }]);
+  await purge();
+  expect(await purged(brief)).toHaveLength(1);
 });
 
 it("neither drops nor empties a partition that is kept, whoever asks", async () => {

@@ -93,6 +93,14 @@ describe("marks", () => {
     expect(await quarters()).toEqual([["01-05 10:00", 3, "7"]]);
   });
 
+  it("do not outlive their tenant for long", async () => {
+    await write(at("2026-01-05T10:00:00Z", 1));
+    await database.owner.query("delete from tenants where id = $1", [tenantId]);
+    expect(await marks()).not.toEqual([]);
+    await database.worker.query("select app_hidden.purge_expired()");
+    expect(await marks()).toEqual([]);
+  });
+
   it("are left for a month that retention drops as a whole", async () => {
     await database.owner.query("select app_hidden.make_partition_for('2024-05-15')");
     await write(at("2024-05-05T10:00:00Z", 1), at("2026-01-05T10:00:00Z", 2));

@@ -40,7 +40,7 @@ const account = z.object({
 const throttled = z.object({
   code: z.literal("EA429"),
   detail: z.coerce.number(),
-  hint: z.enum(["network", "account"]).optional(),
+  hint: z.enum(["network", "account"]).optional().catch(undefined),
 });
 const opened = z.object({ session_id: z.uuid(), role });
 const rotated = z.discriminatedUnion("outcome", [

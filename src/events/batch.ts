@@ -1,26 +1,35 @@
 import { ApiError } from "../graphql/errors.ts";
-import { findFlaw, parseJson } from "./text.ts";
+import { elementsOf, findFlaw, type Parsed, parseJson, TOO_DEEP } from "./text.ts";
 
 export const MAX_EVENTS = 5_000;
 
 /** An event that PostgreSQL never sees, because JSON or jsonb cannot hold it. */
 export type Refused = { index: number; reason: string; pointer: string; detail: string };
-/** `positions[i]` is the place in the body of the event `events[i]`. */
-export type Batch = { size: number; events: unknown[]; positions: number[]; refused: Refused[] };
+/** `positions[i]` is the place in the body of the event `events[i]`; `isSingle`: the body is the event itself. */
+export type Batch = {
+  size: number;
+  events: unknown[];
+  positions: number[];
+  refused: Refused[];
+  isSingle: boolean;
+};
 
 /** One event, or an array of them. Throws INVALID_INPUT when it is not JSON. */
 export function readJson(text: string): Batch {
-  let parsed: ReturnType<typeof parseJson>;
+  let parsed: Parsed;
   try {
     parsed = parseJson(text);
   } catch (error) {
     const where = error instanceof Error ? error.message : String(error);
     throw new ApiError("INVALID_INPUT", `The body is not JSON: ${where}.`, { reason: "not_json" });
   }
-  const items = Array.isArray(parsed.value) ? parsed.value : [parsed.value];
+  const { value, isPlain, isLossy } = parsed;
+  const items: unknown[] = Array.isArray(value) ? value : [value];
   assertNotTooMany(items.length);
-  const batch = makeBatch();
-  for (const item of items) add(batch, item, parsed.isPlain);
+  const batch = makeBatch(!Array.isArray(value));
+  // What is too deep spoils no other event's numbers.
+  if (isLossy && Array.isArray(value)) for (const element of elementsOf(text)) add(batch, parseJson(element));
+  else for (const item of items) add(batch, { value: item, isPlain, isLossy });
   return batch;
 }
 
@@ -31,8 +40,7 @@ export function readNdjson(text: string): Batch {
   const batch = makeBatch();
   for (const line of lines) {
     try {
-      const { value, isPlain } = parseJson(line);
-      add(batch, value, isPlain);
+      add(batch, parseJson(line));
     } catch (error) {
       const where = error instanceof Error ? error.message : String(error);
       refuse(batch, { reason: "not_json", pointer: "", detail: `This line is not JSON: ${where}.` });
@@ -45,16 +53,24 @@ export function readNdjson(text: string): Batch {
 export function readValues(items: readonly unknown[]): Batch {
   assertNotTooMany(items.length);
   const batch = makeBatch();
-  for (const item of items) add(batch, item, false);
+  for (const value of items) add(batch, { value, isPlain: false, isLossy: false }, true);
   return batch;
 }
 
-const makeBatch = (): Batch => ({ size: 0, events: [], positions: [], refused: [] });
+const makeBatch = (isSingle = false): Batch => ({
+  size: 0,
+  events: [],
+  positions: [],
+  refused: [],
+  isSingle,
+});
 
-function add(batch: Batch, item: unknown, isPlain: boolean) {
-  const flaw = findFlaw(item, isPlain);
+function add(batch: Batch, { value, isPlain, isLossy }: Parsed, isParsed = false) {
+  const flaw =
+    findFlaw(value, { isPlain, isParsed }) ??
+    (isLossy ? { reason: "too_deep", pointer: "", detail: TOO_DEEP } : undefined);
   if (flaw) return refuse(batch, flaw);
-  batch.events.push(item);
+  batch.events.push(value);
   batch.positions.push(batch.size++);
 }
 

@@ -2,19 +2,24 @@ import { type Request, type Response, Router } from "express";
 import { z } from "zod";
 import { makeBounded } from "../auth/bounded.ts";
 import type { LastUse } from "../auth/lastUse.ts";
-import { claimsOf, type Identity, identityOf } from "../auth/requests.ts";
-import { makeBodyReader, mediaTypeOf } from "../http/body.ts";
+import { claimsOf, identityOf } from "../auth/requests.ts";
+import { ApiError } from "../graphql/errors.ts";
 import { sendError, sendProblem } from "../http/problem.ts";
 import { type Batch, readJson, readNdjson } from "./batch.ts";
+import { makeBytesInFlight, readBody, unpackers } from "./body.ts";
 import { openApi } from "./openapi.ts";
 import type { EventService, Receipt } from "./service.ts";
 
-export const MAX_BODY_BYTES = 5 * 1024 * 1024;
 /** A body that is larger, or does not say how large it is, is read only for whoever may write. */
 const SMALL_BYTES = 100_000;
-/** So that memory is bounded whatever clients send: a body, what it parses to and what goes to PostgreSQL, at a time. */
+const MIB = 1024 * 1024;
+/** Of strangers, whose keys were not looked up yet, by network address; of the others by tenant. */
+const STRANGERS = { bytes: { overall: 64 * MIB, each: 16 * MIB }, timeoutMs: 5_000 };
+const TENANTS = { bytes: { overall: 128 * MIB, each: 32 * MIB }, timeoutMs: 20_000 };
+/** A turn is for a body that is there: whoever sends slowly holds up nobody. What it parses to is memory, too. */
 const SMALL = { concurrency: 200, waiting: 2_000 };
 const LARGE = { concurrency: 8, waiting: 200 };
+const CHECKS = { concurrency: 20, waiting: 2_000 };
 
 const query = z.strictObject({
   onConflict: z
@@ -25,43 +30,51 @@ const query = z.strictObject({
     .default("false")
     .transform((text) => text === "true"),
 });
-const readers: Record<string, (text: string) => Batch> = {
-  "application/json": readJson,
-  "application/x-ndjson": readNdjson,
-  "application/ndjson": readNdjson,
-};
+const readers = new Map<string, (text: string) => Batch>([
+  ["application/json", readJson],
+  ["application/x-ndjson", readNdjson],
+  ["application/ndjson", readNdjson],
+]);
 
 /** Events over HTTP: `POST /v1/events`, and what it is in OpenAPI. */
 export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "note">): Router {
   const busy = "Too many batches are being written. Try again in a moment.";
   const [inSmallTurn, inLargeTurn] = [makeBounded(SMALL, busy), makeBounded(LARGE, busy)];
-  const readBody = makeBodyReader(MAX_BODY_BYTES, "Send fewer events at a time.");
+  const inCheck = makeBounded(CHECKS, busy);
+  const [ofStranger, ofTenant] = [makeBytesInFlight(STRANGERS.bytes), makeBytesInFlight(TENANTS.bytes)];
 
-  async function ingest(request: Request, response: Response, identity: Identity, isLarge: boolean) {
+  async function ingest(request: Request, response: Response) {
     const options = query.parse(request.query);
-    const mediaType = mediaTypeOf(request);
-    const read = readers[mediaType];
-    if (!read) {
-      const message = `Content-Type is "${mediaType}"; it may be ${Object.keys(readers).join(", ")}.`;
-      return sendProblem(response, { code: "INVALID_INPUT", message, extensions: {} }, 415);
+    const read = readerOf(request.headers["content-type"]);
+    const { unpack, isPacked } = unpackerOf(request.headers["content-encoding"]);
+    const identity = identityOf(request);
+    const { tenant_id } = claimsOf(identity);
+    const isLarge = isPacked || !(Number(request.headers["content-length"]) <= SMALL_BYTES);
+    if (isLarge) await inCheck(() => events.authorize(identity));
+    const hold = isLarge ? ofTenant(tenant_id) : ofStranger(identity.origin.ipAddress ?? "");
+    try {
+      const { timeoutMs } = isLarge ? TENANTS : STRANGERS;
+      const body = await readBody(request, { unpack, hold, timeoutMs });
+      const inTurn = isLarge ? inLargeTurn : inSmallTurn;
+      await inTurn(async () => {
+        const batch = read(decode(body));
+        const receipts = await events.write(identity, batch, options);
+        if (identity.claims) lastUse.note(identity.claims);
+        sendReceipts(response, receipts, batch.isSingle);
+      });
+    } finally {
+      hold.release();
     }
-    claimsOf(identity);
-    if (isLarge) await events.authorize(identity);
-    const batch = read(await readBody(request, response));
-    const receipts = await events.write(identity, batch, options);
-    if (identity.claims) lastUse.note(identity.claims);
-    sendReceipts(response, receipts);
   }
 
   return Router()
     .get("/v1/openapi.json", (_request, response) => void response.json(openApi))
     .post("/v1/events", (request, response) => {
-      const { "content-length": length, "content-encoding": encoding } = request.headers;
-      const isLarge = length === undefined || Number(length) > SMALL_BYTES || encoding !== undefined;
-      const inTurn = isLarge ? inLargeTurn : inSmallTurn;
-      inTurn(() => ingest(request, response, identityOf(request), isLarge)).catch((error: unknown) => {
+      ingest(request, response).catch((error: unknown) => {
         // Whoever hung up gets no answer.
-        if (!request.socket.destroyed) sendError(response, error);
+        if (request.socket.destroyed) return;
+        if (error instanceof ApiError && error.extensions.status === 408) response.set("connection", "close");
+        sendError(response, retryable(error));
       });
     })
     .all("/v1/events", (_request, response) => {
@@ -70,12 +83,56 @@ export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "n
     });
 }
 
+const unsupported = (message: string) => new ApiError("INVALID_INPUT", message, { status: 415 });
+
+function readerOf(contentType = ""): (text: string) => Batch {
+  const mediaType = contentType.split(";")[0]?.trim().toLowerCase() ?? "";
+  const [, charset] = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(contentType) ?? [];
+  if (charset !== undefined && !/^utf-?8$/i.test(charset))
+    throw unsupported(`The charset is "${charset}"; it may be utf-8.`);
+  const read = readers.get(mediaType);
+  if (!read)
+    throw unsupported(`Content-Type is "${mediaType}"; it may be ${[...readers.keys()].join(", ")}.`);
+  return read;
+}
+
+function unpackerOf(contentEncoding = "identity") {
+  const encoding = contentEncoding.trim().toLowerCase();
+  const unpack = unpackers.get(encoding);
+  if (!unpack && encoding !== "identity")
+    throw unsupported(
+      `Content-Encoding is "${encoding}"; it may be ${[...unpackers.keys()].join(", ")} or identity.`,
+    );
+  return { unpack, isPacked: unpack !== undefined };
+}
+
+const inTheWay = z.object({ code: z.enum(["40001", "40P01", "55P03"]) });
+
+/** Elsewhere somebody must look again at what they change; here the same batch can just be sent again. */
+const retryable = (error: unknown) =>
+  inTheWay.safeParse(error).success
+    ? new ApiError("UNAVAILABLE", "Others are writing the same events. Nothing was written: send it again.")
+    : error;
+
+const utf8 = new TextDecoder("utf-8", { fatal: true });
+function decode(body: Buffer): string {
+  try {
+    return utf8.decode(body);
+  } catch {
+    throw new ApiError("INVALID_INPUT", "The body is not UTF-8.", { reason: "not_utf8" });
+  }
+}
+
 /** 202 once anything of the batch is there; otherwise 422, or 409 when all were conflicts. */
-function sendReceipts(response: Response, receipts: readonly Receipt[]) {
-  const counts = { accepted: 0, updated: 0, duplicate: 0, rejected: 0, withheld: 0 };
+function sendReceipts(response: Response, receipts: readonly Receipt[], isSingle: boolean) {
+  const counts = { accepted: 0, updated: 0, deleted: 0, duplicate: 0, rejected: 0, withheld: 0 };
   for (const { outcome } of receipts) counts[outcome]++;
   const { withheld, ...others } = counts;
-  const answer = { ...others, ...(withheld > 0 ? { withheld } : {}), events: receipts.map(describe) };
+  const answer = {
+    ...others,
+    ...(withheld > 0 ? { withheld } : {}),
+    events: receipts.map((receipt, index) => describe(receipt, index, isSingle ? "" : `/${index}`)),
+  };
   if (counts.rejected === 0 || counts.rejected + withheld < receipts.length)
     return void response.status(202).json(answer);
   const conflicts = receipts.every(({ code }) => code === "CONFLICT" || code === null);
@@ -87,9 +144,13 @@ function sendReceipts(response: Response, receipts: readonly Receipt[]) {
   sendProblem(response, { code, message, extensions: answer }, conflicts ? 409 : 422);
 }
 
-/** A pointer into the body: of a line of NDJSON, or of a single event, too, the index comes first. */
-function describe({ outcome, id, timestamp, code, reason, pointer, detail }: Receipt, index: number) {
+/** `prefix`: where in the body the event is; a line of NDJSON counts as an element of an array. */
+function describe(
+  { outcome, id, timestamp, code, reason, pointer, detail }: Receipt,
+  index: number,
+  prefix: string,
+) {
   const place = { index, status: outcome };
-  if (code !== null) return { ...place, code, reason, pointer: `/${index}${pointer ?? ""}`, detail };
+  if (code !== null) return { ...place, code, reason, pointer: `${prefix}${pointer ?? ""}`, detail };
   return id === null ? place : { ...place, id, timestamp };
 }

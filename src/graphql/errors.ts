@@ -35,6 +35,7 @@ const databaseError = z.object({
   code: z.string().regex(/^[0-9A-Z]{5}$/),
   message: z.string(),
   detail: z.string().optional(),
+  hint: z.string().optional(),
   table: z.string().optional(),
   column: z.string().optional(),
   constraint: z.string().optional(),
@@ -90,9 +91,11 @@ const bySqlState: Record<string, { code: ErrorCode; message?: string }> = {
 };
 
 /** What our own errors say beside their sentence. */
-const detailOf = (code: ErrorCode, detail: string | undefined): Record<string, unknown> => {
+const detailOf = (code: ErrorCode, { detail, hint }: DatabaseError): Record<string, unknown> => {
   if (!detail) return {};
-  return code === "RATE_LIMITED" ? { retryAfterSeconds: Number(detail) } : { reason: detail };
+  return code === "RATE_LIMITED"
+    ? { retryAfterSeconds: Number(detail), ...(hint?.includes("events_per_") ? { limit: hint } : {}) }
+    : { reason: detail };
 };
 
 export const NO_SUCH_ROW = "There is no such row, or you may not change it.";
@@ -120,7 +123,7 @@ export function explain(error: unknown): Explained | undefined {
       code: known.code,
       message: `${field ? `${field}: ` : ""}${known.message ?? fromDatabase.message}`,
       extensions: {
-        ...(ours ? detailOf(known.code, fromDatabase.detail) : {}),
+        ...(ours ? detailOf(known.code, fromDatabase) : {}),
         ...(field ? { field } : {}),
       },
     };

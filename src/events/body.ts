@@ -1,0 +1,105 @@
+import type { IncomingMessage } from "node:http";
+import type { Transform } from "node:stream";
+import { createBrotliDecompress, createGunzip, createInflate } from "node:zlib";
+import { ApiError } from "../graphql/errors.ts";
+
+export const MAX_BODY_BYTES = 5 * 1024 * 1024;
+
+/** How a Content-Encoding is unpacked. */
+export const unpackers = new Map<string, () => Transform>([
+  ["gzip", createGunzip],
+  ["deflate", createInflate],
+  ["br", createBrotliDecompress],
+]);
+
+/** Bytes that one request holds in memory. */
+export type Hold = { add(bytes: number): void; release(): void };
+
+/** So that memory is bounded whatever clients send: what all bodies together, and those of one owner, may take. */
+export function makeBytesInFlight(limits: { overall: number; each: number }) {
+  let overall = 0;
+  const owners = new Map<string, number>();
+  const change = (owner: string, bytes: number) => {
+    const own = (owners.get(owner) ?? 0) + bytes;
+    overall += bytes;
+    if (own > 0) owners.set(owner, own);
+    else owners.delete(owner);
+    return overall <= limits.overall && own <= limits.each;
+  };
+  return (owner: string): Hold => {
+    let held = 0;
+    return {
+      add(bytes) {
+        held += bytes;
+        if (!change(owner, bytes))
+          throw new ApiError("RATE_LIMITED", "Too much is being sent at a time. Try again in a moment.", {
+            retryAfterSeconds: 1,
+          });
+      },
+      release() {
+        change(owner, -held);
+        held = 0;
+      },
+    };
+  };
+}
+
+type Reading = { unpack: (() => Transform) | undefined; hold: Hold; timeoutMs: number };
+
+/** The unpacked body. Rejects when it is too large, too slow, cut off, or not of its encoding. */
+export function readBody(request: IncomingMessage, { unpack, hold, timeoutMs }: Reading): Promise<Buffer> {
+  if (Number(request.headers["content-length"] ?? 0) > MAX_BODY_BYTES) return Promise.reject(tooLarge());
+  return new Promise((resolve, reject) => {
+    const unpacker = unpack?.();
+    const source = unpacker ?? request;
+    const chunks: Buffer[] = [];
+    let length = 0;
+    const stop = () => {
+      clearTimeout(slow);
+      source.off("data", take).off("end", finish);
+      if (unpacker) {
+        request.unpipe(unpacker);
+        unpacker.destroy();
+      }
+      // What is still to come is dropped.
+      request.resume();
+    };
+    const fail = (error: Error) => {
+      stop();
+      reject(error);
+    };
+    const take = (chunk: Buffer) => {
+      try {
+        length += chunk.length;
+        if (length > MAX_BODY_BYTES) throw tooLarge();
+        hold.add(chunk.length);
+        chunks.push(chunk);
+      } catch (error) {
+        fail(error instanceof Error ? error : new Error(String(error)));
+      }
+    };
+    const finish = () => {
+      stop();
+      resolve(Buffer.concat(chunks));
+    };
+    const slow = setTimeout(
+      () => fail(unreadable(`The body did not come within ${timeoutMs / 1000} seconds.`, "too_slow", 408)),
+      timeoutMs,
+    );
+    source.on("data", take).on("end", finish);
+    request.on("error", fail).on("close", () => {
+      if (!request.complete) fail(unreadable("The body was cut off.", "cut_off"));
+    });
+    unpacker?.on("error", () => fail(unreadable("The body is not of its Content-Encoding.", "not_packed")));
+    if (unpacker) request.pipe(unpacker);
+  });
+}
+
+const unreadable = (message: string, reason: string, status = 400) =>
+  new ApiError("INVALID_INPUT", message, { reason, status });
+const tooLarge = () =>
+  unreadable(
+    `A body has at most ${MAX_BODY_BYTES.toLocaleString("en")} bytes, unpacked. Send fewer events at a time.`,
+    "too_large",
+    413,
+  );
