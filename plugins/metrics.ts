@@ -3,10 +3,12 @@ import { context, list } from "postgraphile/grafast";
 import { type PlanWrapperFn, wrapPlans } from "postgraphile/utils";
 import { z } from "zod";
 import { claimsOf } from "../src/auth/requests.ts";
-import { checkMetric } from "../src/series/metrics.ts";
+import { checkDeletion, checkMetric } from "../src/series/metrics.ts";
+import type { Run } from "../src/series/plan.ts";
 
 const values = z.record(z.string(), z.unknown());
 const create = z.object({ metric: values }).transform(({ metric }) => ({ id: undefined, values: metric }));
+const remove = z.object({ id: z.string() });
 const update = z
   .object({ id: z.string(), patch: values })
   .transform(({ id, patch }) => ({ id, values: patch }));
@@ -17,20 +19,29 @@ export const MetricsPlugin = wrapPlans(
     const { metrics } = build.pgResources ?? {};
     if (!metrics)
       throw new Error("MetricsPlugin needs the table public.metrics, which is not in the schema.");
-    const checking =
-      (input: typeof create | typeof update): PlanWrapperFn =>
+    const first =
+      (check: (run: Run, tenantId: string, input: unknown) => Promise<void>): PlanWrapperFn =>
       (plan, _$source, fieldArgs) => {
         sideEffectWithPgClientTransaction(
           metrics.executor,
           list([context().get("identity"), fieldArgs.getRaw("input")]),
-          async (client, [identity, raw]) => {
-            const { id, values: given } = input.parse(raw);
-            await checkMetric((query) => client.query(query), claimsOf(identity).tenant_id, given, id);
-          },
+          (client, [identity, input]) =>
+            check((query) => client.query(query), claimsOf(identity).tenant_id, input),
         );
         return plan();
       };
-    return { Mutation: { createMetric: checking(create), updateMetric: checking(update) } };
+    const checking = (read: typeof create | typeof update) =>
+      first((run, tenantId, input) => {
+        const { id, values: given } = read.parse(input);
+        return checkMetric(run, tenantId, given, id);
+      });
+    return {
+      Mutation: {
+        createMetric: checking(create),
+        updateMetric: checking(update),
+        deleteMetric: first((run, tenantId, input) => checkDeletion(run, tenantId, remove.parse(input).id)),
+      },
+    };
   },
   { name: "MetricsPlugin", description: "Refuses metrics that eventSeries could not answer" },
 );

@@ -162,6 +162,71 @@ describe("eventSeries", () => {
     expect(alone.data.eventSeries.rows).toHaveLength(2);
   });
 
+  it("ranks no groups by amounts of several currencies, or of none", async () => {
+    const gift = { eventType: "gift", eventName: "gift" };
+    await write(
+      { ...gift, timestamp: "2026-01-10T10:00:00Z", value: 60, currency: "USD", properties: { to: "a" } },
+      { ...gift, timestamp: "2026-01-11T10:00:00Z", value: 60, currency: "JPY", properties: { to: "a" } },
+      { ...gift, timestamp: "2026-01-10T10:00:00Z", value: 100, currency: "USD", properties: { to: "b" } },
+    );
+    const gifts = `${JANUARY}, granularity: DAY, filter: {types: ["gift"]}, dimensions: [{property: "to"}], measures: [{name: "given", aggregate: SUM}]`;
+    const [code, message] = await refusal(`${gifts}, top: {first: 1, others: false}`);
+    expect([code, message]).toEqual(["INVALID_INPUT", expect.stringContaining("JPY and USD")]);
+    await write({ ...gift, eventType: "voucher", timestamp: "2026-01-10T10:00:00Z", value: 1 });
+    await write({
+      ...gift,
+      eventType: "voucher",
+      timestamp: "2026-01-10T10:00:00Z",
+      value: 2,
+      currency: "USD",
+    });
+    const [, without] = await refusal(
+      `${JANUARY}, granularity: ALL, filter: {types: ["voucher"]}, measures: [{name: "given", aggregate: SUM}]`,
+    );
+    expect(without).toContain("amounts without a currency and USD");
+  });
+
+  it("keeps the order of the top when it compares", async () => {
+    const hit = { eventType: "hit", eventName: "hit", currency: "USD" };
+    await write(
+      { ...hit, timestamp: "2026-01-10T10:00:00Z", value: 1, properties: { of: "b" } },
+      { ...hit, timestamp: "2026-01-11T10:00:00Z", value: 100, properties: { of: "a" } },
+      { ...hit, timestamp: "2025-12-11T10:00:00Z", value: 1, properties: { of: "a" } },
+      { ...hit, timestamp: "2025-12-11T10:00:00Z", value: 2, properties: { of: "b" } },
+    );
+    const { data, errors } = await ask(
+      `${JANUARY}, granularity: MONTH, filter: {types: ["hit"]}, dimensions: [{property: "of"}], measures: [{name: "n", aggregate: SUM}], top: {first: 2}, compare: PREVIOUS_PERIOD`,
+      `{ rows { dimensions value(of: "n") compared(of: "n") } }`,
+    );
+    expect(errors).toBeUndefined();
+    expect(data.eventSeries.rows).toEqual([
+      { dimensions: ["a"], value: "100", compared: "1" },
+      { dimensions: ["b"], value: "1", compared: "2" },
+    ]);
+  });
+
+  it.each([
+    ["2026-11-01T05:30:00Z", "2026-11-01T06:15:00Z", "2026-11-01T05:00:00Z"],
+    ["2026-11-01T05:00:00Z", "2026-11-01T07:00:00Z", "2026-11-01T04:00:00Z"],
+    ["2026-03-08T06:30:00Z", "2026-03-08T08:00:00Z", "2026-03-08T06:00:00Z"],
+  ])("compares %s to %s with as long a time before, though the clocks change", async (from, to, before) => {
+    const beat = { eventType: `beat ${from}`, eventName: "beat", timestamp: before };
+    await database.owner.query("update app_private.event_limits set max_ahead = '10 years'");
+    await write(beat);
+    for (const granularity of ["QUARTER_HOUR", "HOUR"]) {
+      const { data, errors } = await ask(
+        `from: "${from}", to: "${to}", timeZone: "America/New_York", granularity: ${granularity}, filter: {types: ["${beat.eventType}"]}, measures: [{name: "n", aggregate: COUNT}], compare: PREVIOUS_PERIOD`,
+        `{ comparedTotal(of: "n") }`,
+      );
+      expect([errors, data.eventSeries]).toEqual([undefined, { comparedTotal: "1" }]);
+    }
+    const year = await ask(
+      `from: "${from}", to: "${to}", timeZone: "America/New_York", granularity: QUARTER_HOUR, measures: [{name: "n", aggregate: COUNT}], compare: PREVIOUS_YEAR`,
+      `{ comparedTotal(of: "n") }`,
+    );
+    expect(year.errors).toBeUndefined();
+  });
+
   it("compares with the period before, and with the year before", async () => {
     await write({
       eventType: "rent",
@@ -227,6 +292,10 @@ describe("eventSeries", () => {
     ['from: "2026-01-01T00:00:00Z", to: "2026-01-01T00:00:00Z"', "from must be before to."],
     ['from: "2026-02-01T00:00:00Z", to: "2026-01-01T00:00:00Z"', "from must be before to."],
     ['from: "2026-02-01", to: "2026-03-01T00:00:00Z"', "from must be an RFC 3339"],
+    [
+      'from: "2026-01-01T00:00:00-23:59", to: "2026-03-01T00:00:00Z"',
+      "from has an offset of 15 hours or more.",
+    ],
     ['from: "0001-02-01T00:00:00Z", to: "2026-03-01T00:00:00Z"', "from must lie between 1900 and 2200."],
     ['from: "1950-02-01T00:00:00Z", to: "2026-03-01T00:00:00Z"', "at most 25 years"],
   ])("refuses the range %s", async (range, sentence) => {
@@ -238,6 +307,8 @@ describe("eventSeries", () => {
   it.each([
     [`timeZone: "Mars/Olympus", ${SUM}`, 'timeZone "Mars/Olympus" is unknown'],
     [`timeZone: "+05:30", ${SUM}`, 'timeZone "+05:30" is unknown'],
+    [`timeZone: "IST", ${SUM}`, 'timeZone "IST" is unknown'],
+    [`timeZone: "AET", ${SUM}`, 'timeZone "AET" is unknown'],
     [`weekStart: 7, ${SUM}`, "weekStart is a day"],
     [`fiscalYearStart: 0, ${SUM}`, "fiscalYearStart is a month"],
     ["fillGaps: true", "A series needs measures or metrics."],
@@ -283,6 +354,12 @@ describe("eventSeries", () => {
     expect([code, message]).toEqual(["QUERY_TOO_EXPENSIVE", expect.stringContaining("or top")]);
     const some = await ask(`${JANUARY}, ${clicks}, fillGaps: false`, "{ rowCount }");
     expect(some.data.eventSeries.rowCount).toBe(300);
+  });
+
+  it("refuses a level of more fields than anybody reads, which each row would repeat", async () => {
+    const rows = Array.from({ length: 61 }, (_, index) => `a${index}: values`).join(" ");
+    const { status, errors } = await ask(`${JANUARY}, granularity: DAY, ${SUM}`, `{ rows { ${rows} } }`);
+    expect([status, errors?.[0].extensions.code]).toEqual([400, "QUERY_TOO_EXPENSIVE"]);
   });
 
   it("takes quotes, backslashes and percent signs in names as what they are", async () => {

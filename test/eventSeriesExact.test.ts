@@ -106,7 +106,10 @@ async function compare(chance: Random, zone: string, around: string) {
   const rolled = [
     [{ name: "m1", aggregate: "COUNT" }, "count(*)"],
     [{ name: "m2", aggregate: "SUM" }, "coalesce(sum(value), 0)"],
-    [{ name: "m3", aggregate: "AVERAGE" }, "trim_scale(round(avg(value), 10))"],
+    [
+      { name: "m3", aggregate: "AVERAGE" },
+      "trim_scale(round(sum(value) / nullif(count(value), 0)::numeric(40, 20), 10))",
+    ],
     [{ name: "m4", aggregate: "MIN" }, "min(value)"],
     [
       { name: "m5", aggregate: "MAX", filter: { types: ["order"] } },

@@ -62,6 +62,10 @@ describe("metrics", () => {
     expect(await value("perOrder")).toBe("-10.7");
     await create({ name: "third", formula: "1 / 3", measures: [] });
     expect(await value("third")).toBe("0.3333333333");
+    await create({ name: "million", formula: "third * 3000000" });
+    expect(await value("million")).toBe("1000000");
+    await create({ name: "trillion", formula: "1000000000000 / 7" });
+    expect(await value("trillion")).toBe("142857142857.1428571429");
     await create({ name: "never", formula: "sold / (count - count)", measures: [] });
     expect(await value("never")).toBeNull();
   });
@@ -121,6 +125,49 @@ describe("metrics", () => {
     expect(renamed.errors?.[0].extensions).toEqual({ code: "INVALID_INPUT", reason: "in_use" });
     expect((await update(base, { formula: "2" })).errors).toBeUndefined();
     expect(await value("upper")).toBe("3");
+  });
+
+  it("cannot be deleted while another one uses them", async () => {
+    const lower = (await create({ name: "lower", formula: "1" })).data.createMetric.metric.id;
+    const above = (await create({ name: "above", formula: "lower" })).data.createMetric.metric.id;
+    const remove = (id: string) =>
+      api.query("mutation ($id: UUID!) { deleteMetric(input: {id: $id}) { metric { name } } }", {
+        token: admin,
+        variables: { id },
+      });
+    expect((await remove(lower)).errors?.[0].extensions).toEqual({ code: "CONFLICT", reason: "in_use" });
+    expect((await remove(above)).errors).toBeUndefined();
+    expect((await remove(lower)).errors).toBeUndefined();
+  });
+
+  it("are not blamed for what did not work before", async () => {
+    await database.owner.query(
+      "insert into metrics (tenant_id, name, formula) values ($1, 'broken', 'gone')",
+      [tenant.id],
+    );
+    expect((await create({ name: "sound", formula: "1" })).errors).toBeUndefined();
+    await database.owner.query("delete from metrics where tenant_id = $1 and name = 'broken'", [tenant.id]);
+  });
+
+  it("make no circle by two changes at once", async () => {
+    const [one, two] = await Promise.all(
+      ["one", "two"].map(async (name) => (await create({ name, formula: "1" })).data.createMetric.metric.id),
+    );
+    for (let round = 0; round < 5; round++) {
+      const answers = await Promise.all([update(one, { formula: "two" }), update(two, { formula: "one" })]);
+      expect(answers.map(({ errors }) => errors?.[0].extensions.reason ?? "done").sort()).toEqual([
+        "circular",
+        "done",
+      ]);
+      await database.owner.query("update metrics set formula = '1' where id = any($1)", [[one, two]]);
+    }
+  });
+
+  it("come down to no more than anybody can follow", async () => {
+    await create({ name: "wide0", formula: `${"sold + ".repeat(13)}sold` });
+    await create({ name: "wide1", formula: `${"wide0 + ".repeat(13)}wide0` });
+    const { errors } = await create({ name: "wide2", formula: "wide1 + wide1" });
+    expect(errors?.[0].extensions).toEqual({ code: "INVALID_INPUT", reason: "formula" });
   });
 
   it("are managed by whoever has metrics:manage", async () => {

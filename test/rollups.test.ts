@@ -93,6 +93,25 @@ describe("marks", () => {
     expect(await quarters()).toEqual([["01-05 10:00", 3, "7"]]);
   });
 
+  it("are left for what moves to a partition of its own, and no older snapshot settles them", async () => {
+    await write(at("2019-05-05T10:00:00Z", 7));
+    await rollUp();
+    await write(at("2019-05-05T10:01:00Z", 8));
+    const client = await database.worker.connect();
+    try {
+      await client.query("begin isolation level repeatable read");
+      await client.query("select 1");
+      await database.worker.query("select app_hidden.make_next_partition()");
+      expect(await refusal(client.query("select app_hidden.refresh_rollups($1)", [tenantId]))).toBe("40001");
+    } finally {
+      await client.query("rollback");
+      client.release();
+    }
+    expect(await marks()).toEqual(["05-05 10:00"]);
+    await rollUp();
+    expect(await quarters()).toEqual([["05-05 10:00", 2, "15"]]);
+  });
+
   it("do not outlive their tenant for long", async () => {
     await write(at("2026-01-05T10:00:00Z", 1));
     await database.owner.query("delete from tenants where id = $1", [tenantId]);

@@ -3,6 +3,8 @@ import { SafeError } from "postgraphile/grafast";
 
 const MAX_TOKENS = 5_000;
 const MAX_ROOT_FIELDS = 30;
+/** Of one level below: each is repeated for every row. */
+const MAX_FIELDS = 60;
 const MAX_DEPTH = 14;
 
 /**
@@ -23,10 +25,12 @@ export function assertWithinLimits(source: string): void {
     if (definition.kind === Kind.FRAGMENT_DEFINITION) fragments.set(definition.name.value, definition);
   for (const definition of document.definitions) {
     if (definition.kind !== Kind.OPERATION_DEFINITION) continue;
-    if (countFields(definition.selectionSet, fragments, 0) > MAX_ROOT_FIELDS)
+    if (countFields(definition.selectionSet, fragments, 0, MAX_ROOT_FIELDS) > MAX_ROOT_FIELDS)
       throw tooExpensive(`has more than ${MAX_ROOT_FIELDS} fields at its root`);
     if (depthOf(definition.selectionSet, fragments, 1) > MAX_DEPTH)
       throw tooExpensive(`is more than ${MAX_DEPTH} levels deep`);
+    if (isBroad(definition.selectionSet, fragments))
+      throw tooExpensive(`has more than ${MAX_FIELDS} fields at one level`);
   }
 }
 
@@ -39,15 +43,24 @@ const tooExpensive = (what: string) =>
 type Fragments = ReadonlyMap<string, FragmentDefinitionNode>;
 
 /** Fields of one level, those of fragments included. A cycle of fragments counts as too many. */
-function countFields(set: SelectionSetNode, fragments: Fragments, nesting: number): number {
+function countFields(set: SelectionSetNode, fragments: Fragments, nesting: number, atMost: number): number {
   if (nesting > MAX_DEPTH) return Number.POSITIVE_INFINITY;
   let count = 0;
   for (const selection of set.selections) {
-    if (count > MAX_ROOT_FIELDS) return count;
+    if (count > atMost) return count;
     const inner = selection.kind === Kind.FIELD ? undefined : selectionSetOf(selection, fragments);
-    count += inner ? countFields(inner, fragments, nesting + 1) : 1;
+    count += inner ? countFields(inner, fragments, nesting + 1, atMost) : 1;
   }
   return count;
+}
+
+/** Whether any level has too many fields. For documents that are known not to be too deep. */
+function isBroad(set: SelectionSetNode, fragments: Fragments): boolean {
+  return set.selections.some((selection) => {
+    const inner = selectionSetOf(selection, fragments);
+    if (!inner) return false;
+    return countFields(inner, fragments, 0, MAX_FIELDS) > MAX_FIELDS || isBroad(inner, fragments);
+  });
 }
 
 /** Stops as soon as it is too deep, which also ends a cycle of fragments. */

@@ -24,8 +24,9 @@ const text = (name: string) => sql`(${s}.properties ->> ${sql.value(name)}::text
 const number = (name: string) =>
   sql`(case when ${text(name)} ~ '^[+-]?\\d{1,30}(\\.\\d{1,30})?$' then ${text(name)}::numeric end)`;
 
+/** Texts of a property are cut: they are repeated in every row of their group. */
 export const dimensionSql = ({ field, property }: Dimension): SQL =>
-  field ? columns[field] : text(property ?? "");
+  field ? columns[field] : sql`left(${text(property ?? "")}, 500)`;
 
 const isOneOf = (operand: SQL, wanted: readonly (string | null)[]): SQL => {
   const texts = wanted.filter((one) => one !== null);
@@ -74,7 +75,9 @@ export const isRollable = ({ aggregate, property }: Measure): boolean =>
 export const isRollableFilter = (filter: Filter | null | undefined): boolean =>
   !filter?.subjects && !filter?.value && !filter?.properties;
 
-const tidy = (quotient: SQL): SQL => sql`trim_scale(round(${quotient}, 10))`;
+/** With as many decimals as the rounding of a whole output needs: by itself, numeric stops at 16 digits. */
+const divide = (dividend: SQL, divisor: SQL): SQL =>
+  sql`((${dividend} + 0.00000000000000000000::numeric) / nullif(${divisor}, 0))`;
 
 function measureSql(measure: Measure, filters: readonly Filter[], reading: Reading): SQL {
   const { aggregate, property, percentile } = measure;
@@ -84,12 +87,12 @@ function measureSql(measure: Measure, filters: readonly Filter[], reading: Readi
     if (aggregate === "SUM") return sql`coalesce(${total(sql`${s}.total`)}, 0)`;
     if (aggregate === "MIN") return filtered(sql`min(${s}.lowest)`, filters);
     if (aggregate === "MAX") return filtered(sql`max(${s}.highest)`, filters);
-    return tidy(sql`${total(sql`${s}.total`)} / nullif(${total(sql`${s}.measured`)}, 0)`);
+    return divide(total(sql`${s}.total`), total(sql`${s}.measured`));
   }
   const operand = property ? number(property) : sql`${s}.value`;
   if (aggregate === "COUNT") return filtered(sql`count(*)`, filters);
   if (aggregate === "SUM") return sql`coalesce(${total(operand)}, 0)`;
-  if (aggregate === "AVERAGE") return tidy(filtered(sql`avg(${operand})`, filters));
+  if (aggregate === "AVERAGE") return divide(total(operand), filtered(sql`count(${operand})`, filters));
   if (aggregate === "MIN") return filtered(sql`min(${operand})`, filters);
   if (aggregate === "MAX") return filtered(sql`max(${operand})`, filters);
   if (aggregate === "DISTINCT_COUNT")
@@ -102,7 +105,7 @@ function measureSql(measure: Measure, filters: readonly Filter[], reading: Readi
     );
   if (aggregate === "PERCENTILE") return ranked(operand, (percentile ?? 50) / 100);
   // The lower and the upper middle: exact, where percentile_cont would compute in floating point.
-  return tidy(sql`(${ranked(operand, 0.5)} - ${ranked(sql`- ${operand}`, 0.5)}) / 2`);
+  return sql`((${ranked(operand, 0.5)} - ${ranked(sql`- ${operand}`, 0.5)}) * 0.5)`;
 }
 
 /** The value of an output, over the rows of a group. What is divided by zero is null. */
@@ -115,7 +118,21 @@ export function expressionSql(expression: Expression, reading: Reading): SQL {
   if (expression.operator === "+") return sql`(${left} + ${right})`;
   if (expression.operator === "-") return sql`(${left} - ${right})`;
   if (expression.operator === "*") return sql`(${left} * ${right})`;
-  return sql`${tidy(sql`${left}::numeric / nullif(${right}, 0)`)}`;
+  return divide(left, right);
+}
+
+/** The same as a column of the answer: what was divided has ten decimals at the most. */
+export function outputSql(expression: Expression, reading: Reading): SQL {
+  const value = expressionSql(expression, reading);
+  return isRounded(expression) ? sql`trim_scale(round(${value}, 10))` : value;
+}
+
+function isRounded(expression: Expression): boolean {
+  if (expression.kind === "measure")
+    return expression.measure.aggregate === "AVERAGE" || expression.measure.aggregate === "MEDIAN";
+  if (expression.kind === "negative") return isRounded(expression.of);
+  if (expression.kind === "number") return false;
+  return expression.operator === "/" || isRounded(expression.left) || isRounded(expression.right);
 }
 
 const namesOneCurrency = (filter: Filter | null | undefined) =>
@@ -142,7 +159,7 @@ export function currencySpan(
             ? sql`${s}.measured > 0`
             : sql`${property ? number(property) : sql`${s}.value`} is not null`;
         const name = sql.identifier(aggregate);
-        return sql`${name}(${columns.CURRENCY} collate "C") filter (where ${all([counts, ...filters.flatMap(conditions)])})`;
+        return sql`${name}(coalesce(${columns.CURRENCY}, '') collate "C") filter (where ${all([counts, ...filters.flatMap(conditions)])})`;
       }),
       ", ",
     );

@@ -3,10 +3,11 @@ import { ApiError } from "../graphql/errors.ts";
 import { loadMetrics, metricSchema } from "./catalogue.ts";
 import type { Run } from "./plan.ts";
 import { type Filter, seriesRequest } from "./request.ts";
-import { type Metric, resolveMetric, unusedMeasures } from "./resolve.ts";
+import { type Metric, resolveMetric, unusedMeasures, usesMetric } from "./resolve.ts";
 import { readSeries } from "./series.ts";
 
 const TRIAL_DAYS = 30;
+const LOCK = "select app_hidden.lock_metrics($1)";
 
 const refuse = (message: string, reason: string) => new ApiError("INVALID_INPUT", message, { reason });
 
@@ -21,7 +22,7 @@ export async function checkMetric(
   values: Record<string, unknown>,
   id: string | undefined,
 ): Promise<void> {
-  await run({ text: "select app_hidden.require_permission('metrics:manage')", values: [] });
+  await run({ text: LOCK, values: [tenantId] });
   const catalogue = await loadMetrics(run, tenantId);
   const before = id === undefined ? undefined : [...catalogue.values()].find((one) => one.id === id);
   // The update itself says that there is no such row.
@@ -42,15 +43,46 @@ export async function checkMetric(
   const after = new Map<string, Metric>(catalogue);
   if (before && before.name !== draft.name) after.delete(before.name);
   after.set(draft.name, draft);
+  resolveMetric(draft.name, after, []);
   for (const name of after.keys())
     try {
       resolveMetric(name, after, []);
     } catch (error) {
-      if (name === draft.name || !(error instanceof ApiError)) throw error;
+      if (!(error instanceof ApiError)) throw error;
+      // What did not work before is not this change's fault.
+      if (!works(name, catalogue)) continue;
       throw refuse(`The metric "${name}" would no longer work: ${error.message}`, "in_use");
     }
   await assertEventsExist(run, tenantId, draft);
   await trial(run, tenantId, draft.name, after);
+}
+
+/**
+ * Whether a metric may go.
+ * @throws ApiError CONFLICT (reason in_use) while another one uses it
+ */
+export async function checkDeletion(run: Run, tenantId: string, id: string): Promise<void> {
+  await run({ text: LOCK, values: [tenantId] });
+  const metrics = [...(await loadMetrics(run, tenantId)).values()];
+  const metric = metrics.find((one) => one.id === id);
+  const user = metric && metrics.find((one) => one.id !== id && usesMetric(one, metric.name));
+  if (user)
+    throw new ApiError(
+      "CONFLICT",
+      `The metric "${user.name}" uses "${metric.name}": change or delete it first.`,
+      {
+        reason: "in_use",
+      },
+    );
+}
+
+function works(name: string, catalogue: ReadonlyMap<string, Metric>): boolean {
+  try {
+    resolveMetric(name, catalogue, []);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** A name that no event has is a slip, unless there are no events yet. */

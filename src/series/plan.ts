@@ -29,7 +29,8 @@ const planned = z.object({
   previous: pieces.nullable(),
   buckets: bucket.array(),
 });
-export type Plan = z.output<typeof planned> & { unit: Unit };
+/** isAbsolute: `back` is as long a time, and not a distance on the calendar. */
+export type Plan = z.output<typeof planned> & { unit: Unit; isAbsolute: boolean };
 
 export const units = {
   QUARTER_HOUR: "quarter_hour",
@@ -83,6 +84,21 @@ export function readable(request: SeriesRequest, outputs: readonly Output[]) {
   return { rollups, days };
 }
 
+let zones: ReadonlySet<string> | undefined;
+const zoneNames = z.array(z.object({ name: z.string() }));
+
+/** PostgreSQL's names, read once: it also takes abbreviations and formulas, which mean something else than they seem to. */
+async function knownZones(run: Run): Promise<ReadonlySet<string>> {
+  if (!zones) {
+    const { rows } = await run({
+      text: "select name from pg_timezone_names where name <> 'Factory'",
+      values: [],
+    });
+    zones = new Set(zoneNames.parse(rows).map(({ name }) => name));
+  }
+  return zones;
+}
+
 /** Settles what the tenant's settings say, which buckets there are, and where each moment is read from. */
 export async function planSeries(
   run: Run,
@@ -92,6 +108,11 @@ export async function planSeries(
 ): Promise<Plan> {
   const { from, to, granularity, compare } = request;
   const unit = units[granularity];
+  if (request.timeZone && !(await knownZones(run)).has(request.timeZone))
+    throw new ApiError(
+      "INVALID_INPUT",
+      `timeZone "${request.timeZone.slice(0, 60)}" is unknown; it must be an IANA name such as Europe/Berlin.`,
+    );
   const seconds = (Date.parse(to) - Date.parse(from)) / 1000;
   if (seconds / (shortest[unit] ?? Number.POSITIVE_INFINITY) > MAX_ROWS)
     throw new ApiError(
@@ -111,13 +132,17 @@ export async function planSeries(
                 from generate_series(0, 6) with ordinality o (n, place)
                cross join lateral (select (n + p.week_start) % 7) d (d)`
         : sql`select null::timestamptz as at, 'all' as key, null as start, 'all' as label`;
+  // Hours pass at the same pace whatever the clocks do.
+  const isAbsolute = compare === "PREVIOUS_PERIOD" && (unit === "hour" || unit === "quarter_hour");
   const back = !compare
     ? sql`null::interval`
-    : compare === "PREVIOUS_YEAR"
-      ? // Whole weeks, so that Mondays meet Mondays.
-        sql.literal(unit === "week" || unit === "day_of_week" ? "364 days" : "1 year")
-      : // By day or week, the last days of a longer month would all meet the last one of a shorter month.
-        sql`case
+    : isAbsolute
+      ? sql`l.to - l.from`
+      : compare === "PREVIOUS_YEAR"
+        ? // Whole weeks, so that Mondays meet Mondays.
+          sql.literal(unit === "week" || unit === "day_of_week" ? "364 days" : "1 year")
+        : // By day or week, the last days of a longer month would all meet the last one of a shorter month.
+          sql`case
           when ${sql.literal(!shortest[unit])} and l.local_from = date_trunc('month', l.local_from) and l.local_to = date_trunc('month', l.local_to)
             then make_interval(months => (extract(year from age(l.local_to, l.local_from)) * 12 + extract(month from age(l.local_to, l.local_from)))::integer)
           else l.local_to - l.local_from
@@ -155,7 +180,12 @@ export async function planSeries(
         from l
     ),
     q as materialized (
-      select p.*, (local_from - back) at time zone zone as previous_from, (local_to - back) at time zone zone as previous_to from p
+      select p.*, e.begins as previous_from, greatest(e.begins, e.ends) as previous_to from p
+       cross join lateral (${
+         isAbsolute
+           ? sql`select p.from - back as begins, p.from as ends`
+           : sql`select (local_from - back) at time zone zone as begins, (local_to - back) at time zone zone as ends`
+       }) e
     )
     select p.zone, p.shift::text, p.back::text, ${current}.marked,
            to_char(${current}.refreshed_at at time zone 'UTC', ${iso}) as refreshed_at,
@@ -169,7 +199,7 @@ export async function planSeries(
         on p.back is not null and ${usable}`);
   const { rows } = await run({ text, values });
   if (rows.length === 0) throw new ApiError("NOT_FOUND", "The tenant of this request is gone.");
-  const plan = { ...planned.parse(rows[0]), unit };
+  const plan = { ...planned.parse(rows[0]), unit, isAbsolute };
   if (plan.buckets.length > MAX_ROWS)
     throw new ApiError(
       "QUERY_TOO_EXPENSIVE",

@@ -1,13 +1,13 @@
 import { type SQL, sql } from "postgraphile/pg-sql2";
 import { z } from "zod";
-import { currencySpan, dimensionSql, expressionSql, type Reading, source } from "./expressions.ts";
+import { currencySpan, dimensionSql, expressionSql, outputSql, type Reading, source } from "./expressions.ts";
 import { iso, type Pieces, type Plan, type Run } from "./plan.ts";
 import { MAX_ROWS, type SeriesRequest } from "./request.ts";
 import type { Output } from "./resolve.ts";
 import { eventsSource, isMergeable, isOwn, ownColumn, summedSource } from "./sources.ts";
 
 const row = z.object({
-  kind: z.enum(["group", "total", "empty"]),
+  kind: z.enum(["group", "total", "empty", "ranking"]),
   key: z.string().nullable(),
   dimensions: z.string().nullable().array(),
   is_other: z.boolean(),
@@ -17,7 +17,7 @@ const row = z.object({
   /** First and last currency of each output's amounts. */
   currencies: z.string().nullable().array().array(),
 });
-/** A group's values; the total's; and those of a group without events. */
+/** A group's values; the total's; those of a group without events; of the ranking, the currencies that it would mix. */
 export type Row = z.output<typeof row>;
 export type Group = { dimensions: (string | null)[]; is_other: boolean };
 
@@ -72,6 +72,11 @@ function statement(
     ),
     " and ",
   );
+  const rankedBy = by && currencySpan(by.expression, reading, request);
+  // Over all groups, also those that do not make it.
+  const mixture = rankedBy
+    ? sql`, min(r.first) filter (where r.first <> r.last) over () as first, max(r.last) filter (where r.first <> r.last) over () as last`
+    : sql.blank;
   const ranking =
     top && by
       ? ranked
@@ -83,8 +88,14 @@ function statement(
               from jsonb_array_elements(${sql.value(JSON.stringify(ranked.map((group) => group.dimensions)))}::jsonb) with ordinality r
           )`
         : sql`, ranked as materialized (
-            select ${list}, row_number() over (order by ${expressionSql(by.expression, reading)} desc nulls last, ${list}) as place
-              from source ${source} group by ${list} order by place limit ${sql.value(top.first)}::integer
+            select ${list}, row_number() over (order by r.value desc nulls last, ${list}) as place${mixture}
+              from (
+                select ${list}, ${expressionSql(by.expression, reading)} as value${
+                  rankedBy ? sql`, ${rankedBy.first} as first, ${rankedBy.last} as last` : sql.blank
+                }
+                  from source ${source} group by ${list}
+              ) r
+             order by place limit ${sql.value(top.first)}::integer
           )`
       : sql.blank;
   const from = top
@@ -96,7 +107,7 @@ function statement(
   const place = top ? sql`${source}.place` : sql`0`;
   const spans = outputs.map(({ expression }) => currencySpan(expression, reading, request));
   const computed = sql`array[${sql.join(
-    outputs.map(({ expression }) => sql`(${expressionSql(expression, reading)})::text`),
+    outputs.map(({ expression }) => sql`(${outputSql(expression, reading)})::text`),
     ", ",
   )}] as values, jsonb_build_array(${sql.join(
     spans.map((span) =>
@@ -144,5 +155,11 @@ function statement(
       order by g.is_total desc, g.bucket, g.rank nulls last, g.dimensions
       limit ${sql.literal(MAX_ROWS + 2)})
     union all
-    select 'empty', null, ${none}, false, null, ${computed} from source ${source} where false`;
+    select 'empty', null, ${none}, false, null, ${computed} from source ${source} where false${
+      top && rankedBy && !ranked
+        ? sql`
+    union all
+    select 'ranking', null, ${none}, false, null, '{}'::text[], jsonb_build_array(jsonb_build_array(r.first, r.last)) from ranked r where r.place = 1`
+        : sql.blank
+    }`;
 }

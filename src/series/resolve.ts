@@ -42,22 +42,32 @@ export function resolveOutputs(
   ];
 }
 
+/** Of measures and numbers, with those of the metrics below. */
+const MAX_PARTS = 200;
+
 /** What a metric computes. Throws INVALID_INPUT for names that are unknown, and for formulas that go in a circle. */
 export function resolveMetric(
   name: string,
   catalogue: ReadonlyMap<string, Metric>,
   path: readonly string[],
+  parts = { left: MAX_PARTS },
 ): Expression {
   if (path.includes(name))
     throw refuse(`The formula of "${name}" goes in a circle: ${[...path, name].join(" → ")}.`, "circular");
   const metric = find(name, catalogue);
   const own = metric.filter ? [metric.filter] : [];
   const resolve = (formula: Formula): Expression => {
+    const measure =
+      formula.kind === "name" ? metric.measures.find((one) => one.name === formula.name) : undefined;
+    if ((measure || formula.kind === "number") && parts.left-- <= 0)
+      throw refuse(
+        `The formula of "${path[0] ?? name}" comes down to more than ${MAX_PARTS} measures and numbers.`,
+        "formula",
+      );
     if (formula.kind === "number") return formula;
     if (formula.kind === "negative") return { kind: "negative", of: resolve(formula.of) };
     if (formula.kind === "binary")
       return { ...formula, left: resolve(formula.left), right: resolve(formula.right) };
-    const measure = metric.measures.find((one) => one.name === formula.name);
     if (measure)
       return { kind: "measure", measure, filters: measure.filter ? [measure.filter, ...own] : own };
     if (!catalogue.has(formula.name))
@@ -65,10 +75,16 @@ export function resolveMetric(
         `The formula of "${name}" uses "${formula.name}", which is neither a measure of it nor a metric.`,
         "unknown_name",
       );
-    return narrow(resolveMetric(formula.name, catalogue, [...path, name]), own);
+    return narrow(resolveMetric(formula.name, catalogue, [...path, name], parts), own);
   };
   return resolve(parseFormula(metric.formula));
 }
+
+/** Whether a metric's formula names another metric. */
+export const usesMetric = (
+  { formula, measures }: Pick<Metric, "formula" | "measures">,
+  other: string,
+): boolean => namesOf(parseFormula(formula)).has(other) && !measures.some(({ name }) => name === other);
 
 /** The names, of a metric, that its formula does not use. */
 export function unusedMeasures({ formula, measures }: Pick<Metric, "formula" | "measures">): string[] {

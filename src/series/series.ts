@@ -45,7 +45,16 @@ export async function readSeries(
   const groups = rows.filter(({ kind }) => kind === "group");
   assertFewEnough(groups.length);
   assertOneCurrency(groups, outputs);
-  const ranked = request.top ? distinct(groups).filter(({ is_other }) => !is_other) : undefined;
+  const by = outputs.filter(({ name }) => name === (request.top?.by ?? outputs[0]?.name));
+  assertOneCurrency(
+    rows.filter(({ kind }) => kind === "ranking"),
+    by,
+  );
+  const ranked = request.top
+    ? distinct(groups)
+        .filter(({ is_other }) => !is_other)
+        .sort((a, b) => (a.rank ?? 0) - (b.rank ?? 0))
+    : undefined;
   const previous = plan.previous
     ? await readGroups(run, tenantId, request, outputs, plan, {
         pieces: plan.previous,
@@ -68,8 +77,9 @@ export async function readSeries(
 }
 
 const groupKey = ({ dimensions, is_other }: Group) => JSON.stringify([is_other, dimensions]);
+/** Of each group, the first row. */
 const distinct = (rows: readonly Row[]): Row[] => [
-  ...new Map(rows.map((one) => [groupKey(one), one])).values(),
+  ...new Map(rows.toReversed().map((one) => [groupKey(one), one])).values(),
 ];
 
 /** The rows in their order: buckets, and within each its groups. Gaps are filled with what no event amounts to. */
@@ -146,7 +156,7 @@ function assertOneCurrency(groups: readonly Row[], outputs: readonly Output[]) {
           "INVALID_INPUT",
           group.is_other
             ? `"${name}" would add ${group.currencies[index]?.join(" and ")} in the rest that is not among the top: leave it out with top.others: false, filter by one currency, or ask for mixCurrencies.`
-            : `"${name}" would add ${group.currencies[index]?.join(" and ")}: add the dimension CURRENCY, filter by one currency, or ask for mixCurrencies.`,
+            : `"${name}" would add ${group.currencies[index]?.map((one) => one || "amounts without a currency").join(" and ")}: add the dimension CURRENCY, filter by one currency, or ask for mixCurrencies.`,
           { reason: "mixed_currencies" },
         );
 }

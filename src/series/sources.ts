@@ -228,6 +228,10 @@ function bucketOfTime(time: SQL, plan: Plan, range: string | null): SQL {
   if (back === null && plan.shift === "00:00:00" && truncated.has(plan.unit))
     return sql`date_trunc(${sql.literal(plan.unit)}, ${time}, ${sql.literal(plan.zone)}::text)`;
   if (back === null) return bucketSql(time, local, plan);
+  if (plan.isAbsolute) {
+    const later = sql`(${time} + ${sql.literal(back)}::interval)`;
+    return bucketSql(later, sql`(${later} at time zone ${sql.literal(plan.zone)}::text)`, plan);
+  }
   const later = sql`(${local} + ${sql.literal(back)}::interval)`;
   return bucketSql(sql`(${later} at time zone ${sql.literal(plan.zone)}::text)`, later, plan);
 }

@@ -24,6 +24,7 @@ const REVIEWED = [
   "app_hidden.ingest_events(uuid,json,text,boolean)",
   "app_hidden.integration_tenant(uuid)",
   "app_hidden.invite_user(uuid,text,public.user_role,text[],text,text)",
+  "app_hidden.lock_metrics(uuid)",
   "app_hidden.mail_for_notice(uuid,uuid)",
   "app_hidden.mail_for_token(uuid,uuid,bytea)",
   "app_hidden.make_next_partition(integer)",
