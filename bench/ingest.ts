@@ -1,5 +1,4 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { randomUUID } from "node:crypto";
 import { chmod, mkdtemp, rm } from "node:fs/promises";
 import http from "node:http";
 import { tmpdir } from "node:os";
@@ -13,6 +12,7 @@ import { prepareCluster } from "../src/db/roles.ts";
 import { startCluster } from "../src/embedded/cluster.ts";
 import { freePort } from "../src/embedded/freePort.ts";
 import { paths } from "../src/paths.ts";
+import { type Events, kinds, makeEvents, seconds } from "./support/benchEvents.ts";
 
 /*
  * How fast events come in, with the settings that we ship: COPY from files into the very tables, indexes, foreign keys and
@@ -36,7 +36,6 @@ const PASSWORD = "bench";
 const CLIENTS = 8;
 const DATABASE_BATCH = 1_000;
 const HTTP_BATCH = 500;
-const kinds = ["in order", "random"] as const;
 const SAMPLE = 500_000;
 const FILLED = 250_000;
 const EMPTY =
@@ -126,33 +125,6 @@ async function connect(user: string): Promise<pg.Client> {
   return client;
 }
 
-function makeEvents(count: number, kind: (typeof kinds)[number]) {
-  const begin = Date.now() - 300 * 86_400_000;
-  return Array.from({ length: count }, (_, index) => ({
-    eventType: "order",
-    eventName: "order_completed",
-    timestamp: new Date(begin + ((300 * 86_400_000) / count) * index).toISOString(),
-    source: "bench:1",
-    sourceId: kind === "in order" ? `order:${String(index).padStart(12, "0")}` : randomUUID(),
-    value: (((index * 7919) % 10_000) / 100).toFixed(2),
-    currency: "EUR",
-    properties: {
-      locationId: `s${index % 10}`,
-      channel: "online",
-      lineCount: index % 7,
-      customerId: `c${index % 5000}`,
-    },
-  }));
-}
-type Events = ReturnType<typeof makeEvents>;
-
-async function seconds(work: () => Promise<unknown>): Promise<number> {
-  const began = process.hrtime.bigint();
-  await work();
-  return Number(process.hrtime.bigint() - began) / 1e9;
-}
-
-/** Files are made by the function itself, so that both write the same rows; only reading them is timed. */
 async function copy(root: pg.Client, owner: pg.Client, tenantId: string, name: string, events: Events) {
   await write(owner, tenantId, events);
   const tables = {

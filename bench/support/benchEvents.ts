@@ -1,0 +1,33 @@
+import { randomUUID } from "node:crypto";
+
+/** How ids come: as a source counts them, or at random. */
+export const kinds = ["in order", "random"] as const;
+
+/** Orders over 300 days, the oldest first. */
+export function makeEvents(count: number, kind: (typeof kinds)[number]) {
+  const begin = Date.now() - 300 * 86_400_000;
+  return Array.from({ length: count }, (_, index) => ({
+    eventType: "order",
+    eventName: "order_completed",
+    timestamp: new Date(begin + ((300 * 86_400_000) / count) * index).toISOString(),
+    source: "bench:1",
+    sourceId: kind === "in order" ? `order:${String(index).padStart(12, "0")}` : randomUUID(),
+    value: (((index * 7919) % 10_000) / 100).toFixed(2),
+    currency: "EUR",
+    properties: {
+      locationId: `s${index % 10}`,
+      channel: "online",
+      lineCount: index % 7,
+      customerId: `c${index % 5000}`,
+    },
+  }));
+}
+export type Events = ReturnType<typeof makeEvents>;
+
+export async function seconds(work: () => Promise<unknown>): Promise<number> {
+  const began = process.hrtime.bigint();
+  await work();
+  return Number(process.hrtime.bigint() - began) / 1e9;
+}
+
+/** Files are made by the function itself, so that both write the same rows; only reading them is timed. */
