@@ -107,7 +107,7 @@ function arrange(
     values,
     compared: previous ? (then.get(at(bucket.key, group)) ?? empty) : null,
   });
-  const combinations = inOrder(distinct([...groups, ...earlier]), groups);
+  const combinations = inOrder(distinct([...groups, ...earlier]));
   if (request.fillGaps !== false) {
     const wanted = request.dimensions?.length ? combinations : [{ dimensions: [], is_other: false }];
     assertFewEnough(plan.buckets.length * wanted.length);
@@ -123,17 +123,15 @@ function arrange(
   );
 }
 
-/** Groups by rank where they are ranked (as they came), else by their dimensions; the others last. */
-function inOrder(all: Row[], ranked: readonly Row[]): Group[] {
-  const place = new Map(distinct(ranked).map((one, index) => [groupKey(one), index]));
+/** Groups by rank where they are ranked, else by their dimensions; the others last. */
+function inOrder(all: Row[]): Group[] {
   const compare = (a: string | null, b: string | null) =>
     a === b ? 0 : a === null ? 1 : b === null || a < b ? -1 : 1;
   return all.sort(
     (a, b) =>
       Number(a.is_other) - Number(b.is_other) ||
       (a.rank ?? 0) - (b.rank ?? 0) ||
-      a.dimensions.reduce((order, one, index) => order || compare(one, b.dimensions[index] ?? null), 0) ||
-      (place.get(groupKey(a)) ?? 0) - (place.get(groupKey(b)) ?? 0),
+      a.dimensions.reduce((order, one, index) => order || compare(one, b.dimensions[index] ?? null), 0),
   );
 }
 
