@@ -23,23 +23,63 @@ export type Page<Checkpoint> = {
   checkpoint: Checkpoint;
   /** True when the stream has caught up; the next run then starts from `checkpoint`. */
   done: boolean;
+  /** Everything that happened at the provider until then has been read, RFC 3339; left out while it is not known. */
+  highWater?: string;
+  /** From 0 to 1, where the connector can tell. */
+  progress?: number;
+  /** What the provider's usage headers ask of everybody who shares a limit, beginning now. */
+  pauses?: Pause[];
 };
 
-export type PageRequest<Config, Credentials, Checkpoint> = {
+/** `scope` is one of the connector's `limits`. */
+export type Pause = { scope: string; milliseconds: number; reason: string };
+
+/** What every call to a provider has. */
+export type Call<Config, Credentials> = {
   config: Config;
   credentials: Credentials;
-  /** Undefined on the first run. */
-  checkpoint: Checkpoint | undefined;
   now: Date;
   signal: AbortSignal;
+  /** The engine's: it counts, refuses private addresses, and never follows a redirect. */
   fetch: typeof globalThis.fetch;
   /** Chosen by the engine, never by a tenant: a tenant who names the host makes us call anything. */
   baseUrl: string;
 };
 
+export type PageRequest<Config, Credentials, Checkpoint> = Call<Config, Credentials> & {
+  /** Undefined on the first run of a stream, of a full refresh and of a backfill: each has a checkpoint of its own. */
+  checkpoint: Checkpoint | undefined;
+  /** A backfill reads only what happened in it, half-open; undefined otherwise. */
+  range?: { since: Date; until: Date };
+};
+
 export type Stream<Config = unknown, Credentials = unknown, Checkpoint = unknown> = {
+  /** For people, in one line. */
+  description?: string;
   checkpoint: z.ZodType<Checkpoint>;
   fetchPage(request: PageRequest<Config, Credentials, Checkpoint>): Promise<Page<Checkpoint>>;
+};
+
+/** What a provider sent to `POST /v1/webhooks/<integrationId>`. */
+export type Delivery = {
+  headers: Headers;
+  rawBody: Buffer;
+  /** The address that the provider was told, byte for byte. */
+  url: string;
+};
+
+export type Webhooks<Config, Credentials> = {
+  /** Answers a GET of the provider that asks whether the address is ours; undefined refuses. */
+  handshake?(query: URLSearchParams, credentials: Credentials): string | undefined;
+  /** Compares in constant time. The engine asks again with the credentials before, while those may still be in use. */
+  verify(delivery: Delivery, credentials: Credentials): boolean;
+  /** Called only after `verify`. The same `id` is processed once; a `sentAt` outside the tolerance is refused. */
+  identify(delivery: Delivery): { id: string; sentAt: Date | undefined };
+  /** What it holds as events, and the streams to sync soon because it only says that something changed. */
+  read(
+    delivery: Delivery,
+    config: Config,
+  ): Pick<Page<never>, "events" | "unparsable"> & { streams: string[] };
 };
 
 /**
@@ -48,9 +88,24 @@ export type Stream<Config = unknown, Credentials = unknown, Checkpoint = unknown
  */
 export type Connector<Config = unknown, Credentials = unknown> = {
   provider: string;
+  /** As people know it: "Meta Ads". */
+  name: string;
+  /** For a form: each field of both schemas has a title and a description (`.meta`). */
   config: z.ZodType<Config>;
   credentials: z.ZodType<Credentials>;
+  /** Base URLs by `config.environment`. */
+  hosts: Record<string, string>;
   streams: Record<string, Stream<Config, Credentials>>;
+  /** The cheapest call that proves settings and credentials; `account` is a name that a person recognises. */
+  test(call: Call<Config, Credentials>): Promise<{ account: string }>;
+  /**
+   * Names of the provider's limits that a call counts against, such as `app:<id>` and `account:<id>`: while one is
+   * paused, nobody calls. Not secret.
+   */
+  limits?(config: Config, credentials: Credentials): string[];
+  /** New credentials when those at hand are about to end; undefined while they last. One caller at a time. */
+  refresh?(call: Call<Config, Credentials>): Promise<Credentials | undefined>;
+  webhooks?: Webhooks<Config, Credentials>;
 };
 
 /** Infers a connector's types, keeps the names of its streams, and checks that they agree with its schemas. */
@@ -65,8 +120,8 @@ export function defineConnector<
 }
 
 /**
- * `transient`: try again soon. `throttled`: try again after `retryAfterMs`. `reauth`: a person must renew the
- * credentials. `permanent`: the same request will fail again.
+ * `transient`: try again soon. `throttled`: try again after `retryAfterMs`, and nobody who shares `scope` before. `reauth`: a
+ * person must renew the credentials. `permanent`: the same request will fail again.
  */
 export type ProviderErrorKind = "transient" | "throttled" | "reauth" | "permanent";
 
@@ -76,15 +131,18 @@ export class ProviderError extends Error {
   /** The provider's own code, for the log. */
   readonly code: string | undefined;
   readonly retryAfterMs?: number;
+  /** Which of the connector's limits was hit; all of them where it is undefined. */
+  readonly scope: string | undefined;
 
   constructor(
     kind: ProviderErrorKind,
     message: string,
-    details: { code?: string; retryAfterMs?: number; cause?: unknown } = {},
+    details: { code?: string; retryAfterMs?: number; scope?: string; cause?: unknown } = {},
   ) {
     super(message, { cause: details.cause });
     this.kind = kind;
     this.code = details.code;
+    this.scope = details.scope;
     if (details.retryAfterMs !== undefined) this.retryAfterMs = details.retryAfterMs;
   }
 }

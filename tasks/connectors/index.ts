@@ -1,14 +1,17 @@
 import { z } from "zod";
 import { type Connector, ProviderError } from "./connector.ts";
-import { square, squareHosts } from "./square/index.ts";
+import { square } from "./square/index.ts";
 
-type Entry = { connector: Connector; hosts: Record<string, string> };
-const entries: Entry[] = [{ connector: square, hosts: squareHosts }];
-const byProvider = new Map(entries.map((entry) => [entry.connector.provider, entry]));
+/** Every connector, in the order in which people see them. */
+export const connectors: readonly Connector[] = [square];
+const byProvider = new Map(connectors.map((connector) => [connector.provider, connector]));
 
 /** The connector of a provider. */
 export function connectorFor(provider: string): Connector {
-  return entryFor(provider).connector;
+  const connector = byProvider.get(provider);
+  if (!connector)
+    throw new ProviderError("permanent", `There is no connector for the provider "${provider}".`);
+  return connector;
 }
 
 /**
@@ -17,13 +20,7 @@ export function connectorFor(provider: string): Connector {
  */
 export function providerUrl(provider: string, config: unknown, simulatorUrl: string | undefined): string {
   const { environment } = z.object({ environment: z.string() }).parse(config);
-  const url = environment === "simulator" ? simulatorUrl : entryFor(provider).hosts[environment];
+  const url = environment === "simulator" ? simulatorUrl : connectorFor(provider).hosts[environment];
   if (!url) throw new ProviderError("permanent", `The environment "${environment}" is not available here.`);
   return url;
-}
-
-function entryFor(provider: string): Entry {
-  const entry = byProvider.get(provider);
-  if (!entry) throw new ProviderError("permanent", `There is no connector for the provider "${provider}".`);
-  return entry;
 }

@@ -2,9 +2,8 @@ import { defineConnector } from "../connector.ts";
 import { orders } from "./orders.ts";
 import { payments } from "./payments.ts";
 import { refunds } from "./refunds.ts";
-import { squareConfig, squareCredentials } from "./settings.ts";
-
-export { squareHosts } from "./settings.ts";
+import { squareConfig, squareCredentials, squareHosts } from "./settings.ts";
+import { testSquare } from "./test.ts";
 
 /**
  * Square's point of sale. Plain fetch instead of the SDK: three endpoints, whose cursors and headers are ours to keep,
@@ -12,7 +11,10 @@ export { squareHosts } from "./settings.ts";
  */
 export const square = defineConnector({
   provider: "square",
+  name: "Square",
   config: squareConfig,
   credentials: squareCredentials,
+  hosts: squareHosts,
+  test: testSquare,
   streams: { orders, payments, refunds },
 });
