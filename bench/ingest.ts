@@ -298,7 +298,7 @@ async function fillTables(tenantId: string, count: number, until: number) {
       filled += FILLED;
       await filler.query(
         `with event as materialized (
-           select gen_random_uuid()::text as source_id, uuidv7() as id, now() - $3 * interval '1 day' - random() * (${HISTORY_DAYS} - $3) * interval '1 day' as time, i
+           select gen_random_uuid()::text as source_id, uuidv7() as id, now() - $3::float8 * interval '1 day' - random() * (${HISTORY_DAYS} - $3) * interval '1 day' as time, i
              from generate_series(1, $2::integer) i
          ),
          key as (
