@@ -84,6 +84,8 @@ async function measure(size: number) {
       authenticatorPool: authenticator,
       tokens,
       keyRing: makeKeyRing([{ id: "bench", key: randomBytes(32).toString("base64") }]),
+      simulatorUrl: undefined,
+      fetch,
       log,
     });
     const server = createServer(app.express);

@@ -71,6 +71,8 @@ try {
     authenticatorPool: pool(urls.authenticator, true),
     tokens,
     keyRing,
+    simulatorUrl: undefined,
+    fetch,
     log,
   });
   const byHand = (live: boolean) => {

@@ -7,6 +7,8 @@ import { EventsPlugin } from "./events.ts";
 import { GroupedAggregatesPlugin } from "./groupedAggregates.ts";
 import { GroupHavingPlugin } from "./groupHaving.ts";
 import { GroupKeysPlugin } from "./groupKeys.ts";
+import { IntegrationConfigPlugin } from "./integrationConfig.ts";
+import { IntegrationsPlugin } from "./integrations.ts";
 import { MetricsPlugin } from "./metrics.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
@@ -29,6 +31,10 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   AccountsPlugin,
   // Nor the secrets of API keys.
   ApiKeysPlugin,
+  // Nor the credentials of integrations, whose connectors are TypeScript,
+  IntegrationsPlugin,
+  // and say what may be in their settings.
+  IntegrationConfigPlugin,
   // Signs the tokens of an operator's visit.
   VisitsPlugin,
   // SQL cannot tell a field that is left out from one that is null.

@@ -22,12 +22,17 @@ import { makeExportsRouter } from "./exports/router.ts";
 import { makeExportService } from "./exports/service.ts";
 import { makePreset } from "./graphql/preset.ts";
 import { isRest, sendError, sendProblem } from "./http/problem.ts";
+import { makeIntegrationService } from "./integrations/service.ts";
 
 export type AppOptions = {
   config: Pick<Config, "NODE_ENV" | "CORS_ORIGINS" | "TRUST_PROXY" | "GRAPHQL_INTROSPECTION">;
   authenticatorPool: pg.Pool;
   tokens: TokenService;
-  keyRing: Pick<KeyRing, "derive">;
+  keyRing: KeyRing;
+  /** Where integrations of the environment "simulator" find their provider; undefined where there is none. */
+  simulatorUrl: string | undefined;
+  /** Calls providers, at public addresses only. */
+  fetch: typeof globalThis.fetch;
   log: Logger;
   /** Rebuild the API when a migration ran. */
   watch?: boolean;
@@ -51,6 +56,12 @@ export async function createApp(options: AppOptions): Promise<App> {
     makePreset({
       authenticatorPool,
       auth: { sessions, accounts },
+      integrations: makeIntegrationService({
+        pool: authenticatorPool,
+        keyRing,
+        simulatorUrl: options.simulatorUrl,
+        fetch: options.fetch,
+      }),
       lastUse,
       keyEnvironment,
       log,

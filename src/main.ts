@@ -11,6 +11,8 @@ import { openDatabase } from "./db/database.ts";
 import { applyCurrent, assertMigrated, migrate, watchCurrent } from "./db/migrate.ts";
 import { makePool, withOwnerPool } from "./db/pools.ts";
 import { holdDataDir } from "./embedded/dataDirLock.ts";
+import { hostAndPort } from "./http/publicAddress.ts";
+import { makePublicFetch } from "./http/publicFetch.ts";
 import { listen, stopListening } from "./listen.ts";
 import { makeMailTransport } from "./mail/transport.ts";
 import { runProgram } from "./program.ts";
@@ -87,6 +89,13 @@ async function main(
     simulatorUrl = running.simulatorUrl;
   }
   if (part === "dev") await watchCurrent(urls.owner);
+  const publicFetch = makePublicFetch({
+    privateAddresses: [
+      ...config.PRIVATE_PROVIDER_ADDRESSES,
+      ...(simulatorUrl ? [hostAndPort(new URL(simulatorUrl))] : []),
+    ],
+  });
+  onStop(() => publicFetch.close());
 
   if (part !== "worker") {
     const authenticatorPool = makePool(urls.authenticator, { name: "api", max: 20, log, pipeline: true });
@@ -96,7 +105,16 @@ async function main(
     onStop(async () => tokenKeys.close());
     const issuer = config.PUBLIC_URL ?? "erp-analytics";
     const tokens = makeTokenService(tokenKeys, { issuer, audience: "erp-analytics" });
-    const app = await createApp({ config, authenticatorPool, tokens, keyRing, log, watch: part === "dev" });
+    const app = await createApp({
+      config,
+      authenticatorPool,
+      tokens,
+      keyRing,
+      simulatorUrl,
+      fetch: publicFetch.fetch,
+      log,
+      watch: part === "dev",
+    });
     onStop(() => app.close());
     server.removeAllListeners("request").on("request", app.express);
   }
@@ -111,6 +129,7 @@ async function main(
       log,
       keyRing,
       simulatorUrl,
+      fetch: publicFetch.fetch,
       mail,
       frontendUrl: config.FRONTEND_URL,
     });

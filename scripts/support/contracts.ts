@@ -44,6 +44,7 @@ async function printApi(authenticatorUrl: string): Promise<string> {
   const preset = makePreset({
     ...{ authenticatorPool: pool, log, keyEnvironment: "test" as const },
     ...{ auth: { sessions, accounts: makeAccountService(pool, sessions) } },
+    ...{ integrations: { providers: () => [], checkConfig() {}, setCredentials: unused, test: unused } },
     ...{ lastUse: { note() {}, flush: unused, close: unused } },
     ...{ development: false, introspection: true },
   });

@@ -12,6 +12,7 @@ const ALONE = new Set([
   "confirmEmail",
   "changePassword",
   "changeEmail",
+  "testIntegrationConnection",
 ]);
 
 /**
