@@ -4,8 +4,8 @@ import { wrapPlans } from "postgraphile/utils";
 import { z } from "zod";
 import { claimsOf } from "../src/auth/requests.ts";
 
-const create = z.object({ integration: z.object({ provider: z.string(), config: z.unknown() }) });
-const update = z.object({ id: z.string(), patch: z.object({ config: z.unknown() }) });
+const create = z.object({ integration: z.object({ provider: z.string(), config: z.unknown().optional() }) });
+const update = z.object({ id: z.string(), patch: z.object({ config: z.unknown().optional() }) });
 const found = z.object({ provider: z.string() });
 const MANAGE = "select app_hidden.require_permission('integrations:manage')";
 

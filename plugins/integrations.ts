@@ -6,12 +6,12 @@ import { claimsOf } from "../src/auth/requests.ts";
 
 const credentialsInput = z.object({
   integrationId: z.uuid("integrationId must be a UUID."),
-  credentials: z.unknown(),
+  credentials: z.unknown().optional(),
 });
 const testInput = z.object({
   provider: z.string(),
-  config: z.unknown(),
-  credentials: z.unknown(),
+  config: z.unknown().optional(),
+  credentials: z.unknown().optional(),
   integrationId: z.uuid("integrationId must be a UUID.").nullish(),
 });
 

@@ -14,7 +14,7 @@ import { withoutSecrets } from "./withoutSecrets.ts";
 export type Run = (query: { text: string; values: unknown[] }) => Promise<{ rows: readonly unknown[] }>;
 export type ConnectionTest = {
   provider: string;
-  config: unknown;
+  config?: unknown;
   credentials?: unknown;
   integrationId?: string | null | undefined;
 };
