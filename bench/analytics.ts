@@ -86,6 +86,7 @@ async function measure(size: number) {
       keyRing: makeKeyRing([{ id: "bench", key: randomBytes(32).toString("base64") }]),
       simulatorUrl: undefined,
       fetch,
+      listenUrl: urls.authenticator,
       log,
     });
     const server = createServer(app.express);

@@ -73,6 +73,7 @@ try {
     keyRing,
     simulatorUrl: undefined,
     fetch,
+    listenUrl: urls.authenticator,
     log,
   });
   const byHand = (live: boolean) => {

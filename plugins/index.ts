@@ -9,6 +9,7 @@ import { GroupHavingPlugin } from "./groupHaving.ts";
 import { GroupKeysPlugin } from "./groupKeys.ts";
 import { IntegrationConfigPlugin } from "./integrationConfig.ts";
 import { IntegrationsPlugin } from "./integrations.ts";
+import { IntegrationUpdatedPlugin } from "./integrationUpdated.ts";
 import { MetricsPlugin } from "./metrics.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
@@ -35,6 +36,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   IntegrationsPlugin,
   // and say what may be in their settings.
   IntegrationConfigPlugin,
+  // PostgreSQL notifies, but has no sockets.
+  IntegrationUpdatedPlugin,
   // Signs the tokens of an operator's visit.
   VisitsPlugin,
   // SQL cannot tell a field that is left out from one that is null.

@@ -97,6 +97,7 @@ async function main(
   });
   onStop(() => publicFetch.close());
 
+  let closeSockets = () => {};
   if (part !== "worker") {
     const authenticatorPool = makePool(urls.authenticator, { name: "api", max: 20, log, pipeline: true });
     onStop(() => authenticatorPool.end());
@@ -112,11 +113,14 @@ async function main(
       keyRing,
       simulatorUrl,
       fetch: publicFetch.fetch,
+      listenUrl: urls.authenticator,
       log,
       watch: part === "dev",
     });
     onStop(() => app.close());
     server.removeAllListeners("request").on("request", app.express);
+    server.on("upgrade", app.sockets.upgrade);
+    closeSockets = () => app.sockets.close();
   }
   if (part !== "api") {
     const workerPool = makePool(urls.worker, { name: "worker", max: config.JOB_CONCURRENCY + 4, log });
@@ -136,7 +140,11 @@ async function main(
     onStop(() => worker.stop());
   }
   // Registered last, to stop first: what requests need stays until they have ended.
-  if (part !== "worker") onStop(() => stopListening(server, part === "dev" ? 1_000 : 25_000));
+  if (part !== "worker")
+    onStop(async () => {
+      closeSockets();
+      await stopListening(server, part === "dev" ? 1_000 : 25_000);
+    });
   if (part === "worker") say("The worker is running. Ctrl-C stops it.");
   else {
     const { welcome } = await import("./welcome.ts");

@@ -1,4 +1,3 @@
-import type { Request } from "express";
 import { GraphQLError } from "graphql";
 import type pg from "pg";
 import type { Logger } from "pino";
@@ -20,6 +19,7 @@ import { makeMaskError } from "./errors.ts";
 import { makeOnePerOperationPlugin } from "./onePerOperation.ts";
 import { makeRefusalsPlugin } from "./refusals.ts";
 import { ruruClientConfig } from "./ruru.ts";
+import type { Changes, Subscriptions } from "./subscriptions.ts";
 
 declare global {
   namespace Grafast {
@@ -28,6 +28,8 @@ declare global {
       auth: AuthServices;
       keyEnvironment: KeyEnvironment;
       integrations: IntegrationService;
+      /** Of a subscription. */
+      integrationChanges: Changes | null;
     }
   }
 }
@@ -37,6 +39,7 @@ export type ApiOptions = {
   authenticatorPool: pg.Pool;
   auth: AuthServices;
   integrations: IntegrationService;
+  subscriptions: Subscriptions;
   lastUse: LastUse;
   /** Of the API keys that are made here. */
   keyEnvironment: KeyEnvironment;
@@ -97,10 +100,11 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
       maxPlanningDepth: 50,
       timeouts: { planning: 500, execution: 60_000 },
       context(context) {
-        const request: Request | undefined = context.expressv4?.req;
-        if (!request) throw new GraphQLError("Only HTTP requests are served.");
+        const request: object | undefined = context.expressv4?.req ?? context.ws?.request;
+        if (!request) throw new GraphQLError("Only HTTP requests and websockets are served.");
+        const identity = identityOf(request);
         // The settings are replaced for each operation by OnePerOperationPlugin.
-        return { pgSettings: {}, identity: identityOf(request), auth, integrations, keyEnvironment };
+        return { pgSettings: {}, identity, auth, integrations, integrationChanges: null, keyEnvironment };
       },
     },
     ruru: { clientConfig: ruruClientConfig },
@@ -112,7 +116,7 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
       maxRequestLength: 100_000,
       maskError: makeMaskError(log),
       watch: watch !== undefined,
-      websockets: false,
+      websockets: true,
     },
   };
 }

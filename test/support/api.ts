@@ -43,7 +43,10 @@ export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toStr
 export async function startApi(
   database: Pick<TestDatabase, "authenticator">,
   options: Partial<
-    Pick<AppOptions, "tenantPredicate" | "log" | "clock" | "exportLimits" | "keyRing" | "simulatorUrl">
+    Pick<
+      AppOptions,
+      "tenantPredicate" | "log" | "clock" | "exportLimits" | "keyRing" | "simulatorUrl" | "socketLimits"
+    >
   > & {
     config?: Partial<AppOptions["config"]>;
   } = {},
@@ -63,12 +66,14 @@ export async function startApi(
     keyRing: options.keyRing ?? testKeyRing,
     simulatorUrl: options.simulatorUrl,
     fetch: publicFetch.fetch,
+    listenUrl: database.authenticator.options.connectionString ?? "",
+    ...(options.socketLimits ? { socketLimits: options.socketLimits } : {}),
     log: options.log ?? silent,
     ...(options.clock ? { clock: options.clock } : {}),
     ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
     ...(options.exportLimits ? { exportLimits: options.exportLimits } : {}),
   });
-  const server = createServer(app.express);
+  const server = createServer(app.express).on("upgrade", app.sockets.upgrade);
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const query: TestApi["query"] = async (document, { token, variables } = {}) => {
@@ -96,6 +101,7 @@ export async function startApi(
       return data.login.accessToken;
     },
     async close() {
+      app.sockets.close();
       server.closeAllConnections();
       await new Promise((closed) => server.close(closed));
       await app.close();
