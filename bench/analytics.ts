@@ -84,6 +84,9 @@ async function measure(size: number) {
       authenticatorPool: authenticator,
       tokens,
       keyRing: makeKeyRing([{ id: "bench", key: randomBytes(32).toString("base64") }]),
+      simulatorUrl: undefined,
+      fetch,
+      listenUrl: urls.authenticator,
       log,
     });
     const server = createServer(app.express);

@@ -71,6 +71,9 @@ try {
     authenticatorPool: pool(urls.authenticator, true),
     tokens,
     keyRing,
+    simulatorUrl: undefined,
+    fetch,
+    listenUrl: urls.authenticator,
     log,
   });
   const byHand = (live: boolean) => {

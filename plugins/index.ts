@@ -8,6 +8,9 @@ import { GroupedAggregatesPlugin } from "./groupedAggregates.ts";
 import { GroupHavingPlugin } from "./groupHaving.ts";
 import { GroupKeysPlugin } from "./groupKeys.ts";
 import { MetricInputsPlugin, MetricsPlugin } from "./metrics.ts";
+import { IntegrationConfigPlugin } from "./integrationConfig.ts";
+import { IntegrationsPlugin } from "./integrations.ts";
+import { IntegrationUpdatedPlugin } from "./integrationUpdated.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
 import { PlainNamesPlugin } from "./plainNames.ts";
@@ -29,6 +32,12 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   AccountsPlugin,
   // Nor the secrets of API keys.
   ApiKeysPlugin,
+  // Nor the credentials of integrations, whose connectors are TypeScript,
+  IntegrationsPlugin,
+  // and say what may be in their settings.
+  IntegrationConfigPlugin,
+  // PostgreSQL notifies, but has no sockets.
+  IntegrationUpdatedPlugin,
   // Signs the tokens of an operator's visit.
   VisitsPlugin,
   // SQL cannot tell a field that is left out from one that is null.

@@ -53,7 +53,15 @@ export const smartTags = jsonPgSmartTags({
         tags: aggregated,
         attribute: {
           ...filterable("enabled", "status", "sync_status"),
-          ...notMeasured("id", "tenant_id", "config", "description", "sync_error", "updated_at"),
+          ...notMeasured(
+            "id",
+            "tenant_id",
+            "config",
+            "description",
+            "sync_error",
+            "credentials_set_at",
+            "updated_at",
+          ),
           name: { tags: { isIndexed: true as const, behavior: "-groupBy -aggregate" } },
           last_sync_at: { tags: { isIndexed: true as const, behavior: "-groupBy" } },
           created_at: { tags: { isIndexed: true as const, behavior: "-groupBy" } },

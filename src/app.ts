@@ -21,22 +21,38 @@ import { type ExportLimits, exportLimits } from "./exports/limits.ts";
 import { makeExportsRouter } from "./exports/router.ts";
 import { makeExportService } from "./exports/service.ts";
 import { makePreset } from "./graphql/preset.ts";
+import { makeSubscriptions } from "./graphql/subscriptions.ts";
 import { isRest, sendError, sendProblem } from "./http/problem.ts";
+import { makeIntegrationService } from "./integrations/service.ts";
+import { makeNotifications } from "./realtime/notifications.ts";
+import { makeSockets, type SocketLimits, type Sockets, socketLimits } from "./realtime/sockets.ts";
 
 export type AppOptions = {
   config: Pick<Config, "NODE_ENV" | "CORS_ORIGINS" | "TRUST_PROXY" | "GRAPHQL_INTROSPECTION">;
   authenticatorPool: pg.Pool;
   tokens: TokenService;
-  keyRing: Pick<KeyRing, "derive">;
+  keyRing: KeyRing;
+  /** Where integrations of the environment "simulator" find their provider; undefined where there is none. */
+  simulatorUrl: string | undefined;
+  /** Calls providers, at public addresses only. */
+  fetch: typeof globalThis.fetch;
   log: Logger;
   /** Rebuild the API when a migration ran. */
   watch?: boolean;
   tenantPredicate?: boolean;
   exportLimits?: Partial<ExportLimits>;
+  /** A login that may LISTEN. */
+  listenUrl: string;
+  socketLimits?: Partial<SocketLimits>;
   /** Milliseconds that only go forward, for limits kept in memory. */
   clock?: () => number;
 };
-export type App = { express: Express; close(): Promise<void> };
+export type App = {
+  express: Express;
+  /** Takes the HTTP server's upgrades to websockets, and ends them. */
+  sockets: Sockets;
+  close(): Promise<void>;
+};
 
 /** The whole HTTP server, in the order in which a request meets it. */
 export async function createApp(options: AppOptions): Promise<App> {
@@ -47,10 +63,18 @@ export async function createApp(options: AppOptions): Promise<App> {
   const accounts = makeAccountService(authenticatorPool, sessions);
   const lastUse = makeLastUse(authenticatorPool, log);
   const keyEnvironment = development ? "test" : "live";
+  const notifications = makeNotifications(options.listenUrl, log);
   const api = postgraphile(
     makePreset({
       authenticatorPool,
       auth: { sessions, accounts },
+      integrations: makeIntegrationService({
+        pool: authenticatorPool,
+        keyRing,
+        simulatorUrl: options.simulatorUrl,
+        fetch: options.fetch,
+      }),
+      subscriptions: makeSubscriptions(authenticatorPool, notifications),
       lastUse,
       keyEnvironment,
       log,
@@ -137,9 +161,23 @@ export async function createApp(options: AppOptions): Promise<App> {
   };
   app.use(fallback);
 
+  const sockets = makeSockets({
+    app,
+    serv: graphql,
+    tokens,
+    keyEnvironment,
+    pool: authenticatorPool,
+    notifications,
+    origins: config.CORS_ORIGINS,
+    limits: { ...socketLimits, ...options.socketLimits },
+    log,
+  });
   return {
     express: app,
+    sockets,
     async close() {
+      sockets.close();
+      await notifications.close();
       await lastUse.close();
       await api.release();
       subscriber?.release();

@@ -1,6 +1,7 @@
 import { isIP } from "node:net";
 import { distance } from "fastest-levenshtein";
 import { z } from "zod";
+import { hostAndPort } from "./http/publicAddress.ts";
 
 /** Thrown for problems a person can mend; printed as one sentence, without a stack trace. */
 export class UserError extends Error {
@@ -62,6 +63,9 @@ const settings = z.object({
   GRAPHQL_INTROSPECTION: flag.optional(),
   SIMULATOR_PORT: port.default(4010),
   SIMULATOR_URL: httpUrl.optional(),
+  PRIVATE_PROVIDER_ADDRESSES: list
+    .refine((parts) => parts.every(isHostAndPort), "must list host:port pairs, such as simulator:4010")
+    .default([]),
   JOB_CONCURRENCY: z.coerce
     .number({ error: "must be a number from 1 to 100" })
     .int()
@@ -125,6 +129,14 @@ function isSubnet(text: string): boolean {
   return (
     ["loopback", "linklocal", "uniquelocal"].includes(text) ||
     (isIP(address) > 0 && /^\d{0,3}$/.test(bits ?? ""))
+  );
+}
+
+function isHostAndPort(text: string): boolean {
+  return (
+    /:\d{1,5}$/.test(text) &&
+    URL.canParse(`http://${text}`) &&
+    hostAndPort(new URL(`http://${text}`)) === text.toLowerCase()
   );
 }
 

@@ -11,6 +11,8 @@ import { openDatabase } from "./db/database.ts";
 import { applyCurrent, assertMigrated, migrate, watchCurrent } from "./db/migrate.ts";
 import { makePool, withOwnerPool } from "./db/pools.ts";
 import { holdDataDir } from "./embedded/dataDirLock.ts";
+import { hostAndPort } from "./http/publicAddress.ts";
+import { makePublicFetch } from "./http/publicFetch.ts";
 import { listen, stopListening } from "./listen.ts";
 import { makeMailTransport } from "./mail/transport.ts";
 import { runProgram } from "./program.ts";
@@ -87,7 +89,15 @@ async function main(
     simulatorUrl = running.simulatorUrl;
   }
   if (part === "dev") await watchCurrent(urls.owner);
+  const publicFetch = makePublicFetch({
+    privateAddresses: [
+      ...config.PRIVATE_PROVIDER_ADDRESSES,
+      ...(simulatorUrl ? [hostAndPort(new URL(simulatorUrl))] : []),
+    ],
+  });
+  onStop(() => publicFetch.close());
 
+  let closeSockets = () => {};
   if (part !== "worker") {
     const authenticatorPool = makePool(urls.authenticator, { name: "api", max: 20, log, pipeline: true });
     onStop(() => authenticatorPool.end());
@@ -96,9 +106,21 @@ async function main(
     onStop(async () => tokenKeys.close());
     const issuer = config.PUBLIC_URL ?? "erp-analytics";
     const tokens = makeTokenService(tokenKeys, { issuer, audience: "erp-analytics" });
-    const app = await createApp({ config, authenticatorPool, tokens, keyRing, log, watch: part === "dev" });
+    const app = await createApp({
+      config,
+      authenticatorPool,
+      tokens,
+      keyRing,
+      simulatorUrl,
+      fetch: publicFetch.fetch,
+      listenUrl: urls.authenticator,
+      log,
+      watch: part === "dev",
+    });
     onStop(() => app.close());
     server.removeAllListeners("request").on("request", app.express);
+    server.on("upgrade", app.sockets.upgrade);
+    closeSockets = () => app.sockets.close();
   }
   if (part !== "api") {
     const workerPool = makePool(urls.worker, { name: "worker", max: config.JOB_CONCURRENCY + 4, log });
@@ -111,13 +133,18 @@ async function main(
       log,
       keyRing,
       simulatorUrl,
+      fetch: publicFetch.fetch,
       mail,
       frontendUrl: config.FRONTEND_URL,
     });
     onStop(() => worker.stop());
   }
   // Registered last, to stop first: what requests need stays until they have ended.
-  if (part !== "worker") onStop(() => stopListening(server, part === "dev" ? 1_000 : 25_000));
+  if (part !== "worker")
+    onStop(async () => {
+      closeSockets();
+      await stopListening(server, part === "dev" ? 1_000 : 25_000);
+    });
   if (part === "worker") say("The worker is running. Ctrl-C stops it.");
   else {
     const { welcome } = await import("./welcome.ts");

@@ -20,6 +20,8 @@ export type TaskServices = {
   keyRing: KeyRing;
   /** Where integrations with the environment "simulator" find their provider; undefined where none may. */
   simulatorUrl: string | undefined;
+  /** Calls providers, at public addresses only. */
+  fetch: typeof globalThis.fetch;
   mail: MailTransport;
   /** Where the links in mails lead. */
   frontendUrl: string | undefined;

@@ -99,6 +99,7 @@ async function* pullPages(
     let checkpoint = stream.checkpoint.optional().parse(sync.checkpoints[name]);
     for (let done = false; !done; ) {
       const now = new Date();
+      const { fetch } = services;
       const page = await stream.fetchPage({ config, credentials, checkpoint, now, signal, fetch, baseUrl });
       const { events, unparsable } = storablePage(page, source);
       await inTenant("select * from app_hidden.save_sync_page($1, $2, $3, $4, $5, $6, $7)", [

@@ -4,7 +4,7 @@ import { withTenant } from "../src/worker/withTenant.ts";
 import { startApi, type TestApi } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { refusal } from "./support/refusal.ts";
-import { createTenant, type TestTenant } from "./support/tenants.ts";
+import { createTenant, SQUARE_CONFIG, type TestTenant } from "./support/tenants.ts";
 
 let database: TestDatabase;
 let api: TestApi;
@@ -79,8 +79,8 @@ it("records a job with its task", async () => {
 
 it("records creation and deletion whole, and nothing for an update that changes nothing", async () => {
   const created = await api.query(
-    `mutation { createIntegration(input: { integration: { name: "Till", provider: "square" } }) { integration { id } } }`,
-    { token: admin },
+    'mutation ($config: JSON!) { createIntegration(input: { integration: { name: "Till", provider: "square", config: $config } }) { integration { id } } }',
+    { token: admin, variables: { config: SQUARE_CONFIG } },
   );
   const id: string = created.data.createIntegration.integration.id;
   await database.owner.query("update integrations set name = name where id = $1", [id]);
@@ -96,8 +96,8 @@ it("records creation and deletion whole, and nothing for an update that changes 
 
 it("records what a deletion takes with it under whoever deleted, not under the owner whom the cascade runs as", async () => {
   const created = await api.query(
-    `mutation { createIntegration(input: { integration: { name: "Kiosk", provider: "square" } }) { integration { id } } }`,
-    { token: admin },
+    'mutation ($config: JSON!) { createIntegration(input: { integration: { name: "Kiosk", provider: "square", config: $config } }) { integration { id } } }',
+    { token: admin, variables: { config: SQUARE_CONFIG } },
   );
   const id: string = created.data.createIntegration.integration.id;
   await database.owner.query(

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
 import { type Answer, startApi, type TestApi } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { refusal } from "./support/refusal.ts";
-import { createTenant, type TestTenant } from "./support/tenants.ts";
+import { createTenant, SQUARE_CONFIG, type TestTenant } from "./support/tenants.ts";
 
 let database: TestDatabase;
 let api: TestApi;
@@ -97,7 +97,7 @@ it("holds max_integrations", async () => {
     call(
       admin,
       "createIntegration",
-      { integration: { name: `Shop ${index}`, provider: "square" } },
+      { integration: { name: `Shop ${index}`, provider: "square", config: SQUARE_CONFIG } },
       "integration { id }",
     );
   const answers = await Promise.all(Array.from({ length: 10 }, (_, index) => create(index)));

@@ -22,7 +22,7 @@ afterAll(async () => {
 });
 
 const create = (alias: string, name: string, provider = "square") =>
-  `${alias}: createIntegration(input: { integration: { name: "${name}", provider: "${provider}" } }) { integration { name } }`;
+  `${alias}: createIntegration(input: { integration: { name: "${name}", provider: "${provider}", config: { environment: "sandbox", locationIds: ["L1"] } } }) { integration { name } }`;
 
 it("takes back a mutation that fails, and keeps those beside it", async () => {
   const { data, errors } = await api.query(
@@ -35,7 +35,10 @@ it("takes back a mutation that fails, and keeps those beside it", async () => {
     c: { integration: { name: "Third" } },
   });
   expect(errors).toEqual([
-    expect.objectContaining({ path: ["b"], extensions: { code: "INVALID_INPUT", field: "provider" } }),
+    expect.objectContaining({
+      path: ["b"],
+      extensions: { code: "INVALID_INPUT", reason: "unknown_provider", field: "provider" },
+    }),
   ]);
   const { rows } = await database.owner.query(
     "select name from integrations where name <> 'Shop' order by name",

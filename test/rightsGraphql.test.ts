@@ -4,6 +4,7 @@ import { allCells, type Cell, permissionOf, titleOf } from "./rights/cells.ts";
 import { makePeople, type People } from "./rights/people.ts";
 import { type Answer, startApi, type TestApi } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+import { SQUARE_CONFIG } from "./support/tenants.ts";
 
 let database: TestDatabase;
 let api: TestApi;
@@ -34,7 +35,7 @@ const names: Record<string, { list: string; type: string }> = {
 let made = 0;
 /** What a new row of the table needs. */
 const required: Record<string, () => Record<string, unknown>> = {
-  integrations: () => ({ name: "Shop", provider: "square" }),
+  integrations: () => ({ name: "Shop", provider: "square", config: SQUARE_CONFIG }),
   metrics: () => ({ name: `m${++made}`, formula: "1" }),
   subject_properties: () => ({ eventType: `t${++made}`, property: "id" }),
 };
@@ -52,7 +53,7 @@ const values: Record<string, unknown> = {
   "tenants.billing_email": "billing@example.com",
   "tenants.trial_ends_at": null,
   "integrations.name": "Shop",
-  "integrations.config": {},
+  "integrations.config": SQUARE_CONFIG,
   "integrations.enabled": false,
   "metrics.formula": "2",
   "metrics.measures": [],

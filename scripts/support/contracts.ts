@@ -40,10 +40,15 @@ async function printApi(authenticatorUrl: string): Promise<string> {
   const log = pino({ level: "silent" });
   const pool = makePool(authenticatorUrl, { name: "contracts", max: 2, log });
   const unused = () => Promise.reject(new Error("Nobody signs in while the schema is printed."));
+  const nothing = () => {
+    throw new Error("Nobody subscribes while the schema is printed.");
+  };
   const sessions = { login: unused, refresh: unused, begin: unused };
   const preset = makePreset({
     ...{ authenticatorPool: pool, log, keyEnvironment: "test" as const },
     ...{ auth: { sessions, accounts: makeAccountService(pool, sessions) } },
+    ...{ integrations: { providers: () => [], checkConfig() {}, setCredentials: unused, test: unused } },
+    ...{ subscriptions: { open: () => ({ integrationChanges: { subscribe: nothing }, withPgClient: unused }) } },
     ...{ lastUse: { note() {}, flush: unused, close: unused } },
     ...{ development: false, introspection: true },
   });

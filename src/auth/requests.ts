@@ -70,6 +70,33 @@ export function identityOf(request: object): Identity {
   return identity;
 }
 
+/** For what is no request of Express's own, such as a socket. */
+export const rememberIdentity = (request: object, identity: Identity) =>
+  void identities.set(request, identity);
+
+/** What an Authorization header, or what a socket sends in its place, says; a sentence where it says nothing that holds. */
+export async function readAuthorization(
+  header: string | undefined,
+  tokens: TokenService,
+  environment: KeyEnvironment,
+): Promise<{ claims: Identity["claims"]; token: string | undefined } | { refusal: string }> {
+  // "Bearer" alone is what a form sends before a token was pasted: nobody.
+  const authorization = header?.replace(/^Bearer\s*$/i, "") || undefined;
+  const [, token] = /^Bearer ([\w.~+/-]+=*)$/i.exec(authorization ?? "") ?? [];
+  const key = token?.startsWith("erp_") ? parseApiKey(token) : undefined;
+  if (key && key.environment !== environment)
+    return {
+      refusal: `This is an API key of a "${key.environment}" deployment; this one is "${environment}".`,
+    };
+  const claims = key ? key.claims : token ? await tokens.verify(token) : undefined;
+  if (authorization === undefined || claims) return { claims, token };
+  return {
+    refusal: token?.startsWith("erp_")
+      ? "The API key is malformed: copy the whole of it."
+      : "The access token is malformed, forged or expired. Refresh the session, or sign in again.",
+  };
+}
+
 /** Reads the bearer token or API key. A bad one is 401 here: nothing unparsed goes further. None is anonymous. */
 export function authenticate(
   tokens: TokenService,
@@ -78,9 +105,6 @@ export function authenticate(
 ): RequestHandler {
   let warned = false;
   return async (request, response, next) => {
-    // "Bearer" alone is what a form sends before a token was pasted: nobody.
-    const authorization = request.headers.authorization?.replace(/^Bearer\s*$/i, "") || undefined;
-    const [, token] = /^Bearer ([\w.~+/-]+=*)$/i.exec(authorization ?? "") ?? [];
     const refuse = (message: string) => {
       if (isRest(request))
         return sendProblem(response, {
@@ -94,16 +118,8 @@ export function authenticate(
         .json({ errors: [{ message, extensions: { code: "UNAUTHENTICATED", reason: "invalid_token" } }] });
     };
 
-    const key = token?.startsWith("erp_") ? parseApiKey(token) : undefined;
-    if (key && key.environment !== environment)
-      return refuse(`This is an API key of a "${key.environment}" deployment; this one is "${environment}".`);
-    const claims = key ? key.claims : token ? await tokens.verify(token) : undefined;
-    if (authorization !== undefined && !claims)
-      return refuse(
-        token?.startsWith("erp_")
-          ? "The API key is malformed: copy the whole of it."
-          : "The access token is malformed, forged or expired. Refresh the session, or sign in again.",
-      );
+    const read = await readAuthorization(request.headers.authorization, tokens, environment);
+    if ("refusal" in read) return refuse(read.refusal);
     const origin = originOf(request);
     if (request.ip && !origin.ipAddress && !warned) {
       warned = true;
@@ -112,13 +128,13 @@ export function authenticate(
         "a proxy of TRUST_PROXY sends something that is no address in X-Forwarded-For; limits take all such clients for one",
       );
     }
-    identities.set(request, { claims, origin });
+    identities.set(request, { claims: read.claims, origin });
     next();
   };
 }
 
 /** PostgreSQL takes neither NUL nor endless text: headers are cut to what an audit log needs. */
-function originOf(request: Request): Origin {
+export function originOf(request: Request): Origin {
   return {
     host: request.hostname?.slice(0, 253),
     ipAddress: plainAddress(request.ip),

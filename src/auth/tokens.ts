@@ -29,6 +29,10 @@ export type TokenService = {
   jwks(): { keys: TokenKey["publicJwk"][] };
 };
 
+/** When a token ends that was verified. */
+export const expiryOf = (token: string): Date =>
+  new Date(z.object({ exp: z.int() }).parse(jwt.decode(token)).exp * 1000);
+
 /** ES256 access tokens. Keys come from our own store: what a token's header says of keys is never followed. */
 export function makeTokenService(
   keys: TokenKeys,

@@ -143,6 +143,14 @@ const sentence = ({ path, message }: z.core.$ZodIssue) =>
     ? `${z.core.toDotPath(path)}: ${message}.`
     : message;
 
+/** graphql-js quotes the whole input object in which one field is wrong: a password or credentials, too. */
+export function withoutValues(message: string): string {
+  const [, variable, before = "", reason] =
+    /^(Variable "\$\w+") got invalid value ([\s\S]*); ([^;]*)$/.exec(message) ?? [];
+  if (variable) return `${variable}${/ at "[\w.[\]]+"$/.exec(before)?.[0] ?? ""}: ${reason}`;
+  return message.replace(/^(Expected value of type "[^"]*"), found [[{][\s\S]*$/, "$1.");
+}
+
 /** What a client learns of any error: a code and a sentence. What is unexpected is logged under an id and masked. */
 export function makeMaskError(log: Logger) {
   return (error: GraphQLError): GraphQLError => {
@@ -168,7 +176,7 @@ export function makeMaskError(log: Logger) {
     if (explained) return answer(explained.message, { ...explained.extensions, code: explained.code });
     // Written by graphql-js for the client, such as of a variable that does not fit.
     if ((!cause && !error.path) || cause instanceof GraphQLError)
-      return answer(error.message, { code: "INVALID_INPUT", ...error.extensions });
+      return answer(withoutValues(error.message), { code: "INVALID_INPUT", ...error.extensions });
     if (!cause) return masked(error);
     if (isSafeError(cause)) return answer(cause.message, { code: "INVALID_INPUT", ...cause.extensions });
     if (cause instanceof RangeError && /call stack/.test(cause.message))

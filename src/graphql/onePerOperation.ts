@@ -2,6 +2,7 @@ import { GraphQLError, getOperationAST, Kind, NoSchemaIntrospectionCustomRule } 
 import type pg from "pg";
 import type { LastUse } from "../auth/lastUse.ts";
 import { OperationTransaction } from "./operationTransaction.ts";
+import { type Subscriptions, untilRefused } from "./subscriptions.ts";
 
 /** Each is an attempt to count, or has transactions of its own, which no other field can share. */
 const ALONE = new Set([
@@ -12,6 +13,7 @@ const ALONE = new Set([
   "confirmEmail",
   "changePassword",
   "changeEmail",
+  "testIntegrationConnection",
 ]);
 
 /**
@@ -20,7 +22,7 @@ const ALONE = new Set([
  */
 export function makeOnePerOperationPlugin(
   pool: pg.Pool,
-  options: { introspection: boolean; lastUse: LastUse },
+  options: { introspection: boolean; lastUse: LastUse; subscriptions: Subscriptions },
 ): GraphileConfig.Plugin {
   return {
     name: "OnePerOperationPlugin",
@@ -50,6 +52,19 @@ export function makeOnePerOperationPlugin(
             const cause = error instanceof Error ? error : new Error(String(error));
             return { data: null, errors: [new GraphQLError(cause.message, { originalError: cause })] };
           }
+        },
+        async subscribe(next, { args }) {
+          const context = args.contextValue as Grafast.Context;
+          Object.assign(context, options.subscriptions.open(context.identity));
+          // Counted from the beginning of the subscription, it would end each at its first event after a minute. The role's own
+          // timeouts hold for each event.
+          const preset = args.resolvedPreset;
+          if (preset) {
+            const { execution: _execution, ...timeouts } = preset.grafast?.timeouts ?? {};
+            args.resolvedPreset = { ...preset, grafast: { ...preset.grafast, timeouts } };
+          }
+          const results = await next();
+          return Symbol.asyncIterator in results ? untilRefused(results) : results;
         },
       },
     },

@@ -1,4 +1,3 @@
-import type { Request } from "express";
 import { GraphQLError } from "graphql";
 import type pg from "pg";
 import type { Logger } from "pino";
@@ -15,10 +14,12 @@ import type { KeyEnvironment } from "../auth/apiKeys.ts";
 import type { LastUse } from "../auth/lastUse.ts";
 import { type Identity, identityOf } from "../auth/requests.ts";
 import type { SessionService } from "../auth/sessions.ts";
+import type { IntegrationService } from "../integrations/service.ts";
 import { makeMaskError } from "./errors.ts";
 import { makeOnePerOperationPlugin } from "./onePerOperation.ts";
 import { makeRefusalsPlugin } from "./refusals.ts";
 import { ruruClientConfig } from "./ruru.ts";
+import type { Changes, Subscriptions } from "./subscriptions.ts";
 
 declare global {
   namespace Grafast {
@@ -26,6 +27,9 @@ declare global {
       identity: Identity;
       auth: AuthServices;
       keyEnvironment: KeyEnvironment;
+      integrations: IntegrationService;
+      /** Of a subscription. */
+      integrationChanges: Changes | null;
     }
   }
 }
@@ -34,6 +38,8 @@ export type AuthServices = { sessions: SessionService; accounts: AccountService 
 export type ApiOptions = {
   authenticatorPool: pg.Pool;
   auth: AuthServices;
+  integrations: IntegrationService;
+  subscriptions: Subscriptions;
   lastUse: LastUse;
   /** Of the API keys that are made here. */
   keyEnvironment: KeyEnvironment;
@@ -48,7 +54,7 @@ export type ApiOptions = {
 };
 
 export function makePreset(options: ApiOptions): GraphileConfig.Preset {
-  const { authenticatorPool, auth, keyEnvironment, log, development, watch } = options;
+  const { authenticatorPool, auth, integrations, keyEnvironment, log, development, watch } = options;
   return {
     extends: [
       PostGraphileAmberPreset,
@@ -94,10 +100,11 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
       maxPlanningDepth: 50,
       timeouts: { planning: 500, execution: 60_000 },
       context(context) {
-        const request: Request | undefined = context.expressv4?.req;
-        if (!request) throw new GraphQLError("Only HTTP requests are served.");
+        const request: object | undefined = context.expressv4?.req ?? context.ws?.request;
+        if (!request) throw new GraphQLError("Only HTTP requests and websockets are served.");
+        const identity = identityOf(request);
         // The settings are replaced for each operation by OnePerOperationPlugin.
-        return { pgSettings: {}, identity: identityOf(request), auth, keyEnvironment };
+        return { pgSettings: {}, identity, auth, integrations, integrationChanges: null, keyEnvironment };
       },
     },
     ruru: { clientConfig: ruruClientConfig },
@@ -109,7 +116,7 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
       maxRequestLength: 100_000,
       maskError: makeMaskError(log),
       watch: watch !== undefined,
-      websockets: false,
+      websockets: true,
     },
   };
 }

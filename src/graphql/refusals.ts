@@ -1,6 +1,7 @@
 import { isSafeError } from "postgraphile/grafast";
 import { z } from "zod";
 import { assertWithinLimits } from "./documentLimits.ts";
+import { withoutValues } from "./errors.ts";
 
 const refused = z.strictObject({
   errors: z.array(
@@ -10,7 +11,7 @@ const refused = z.strictObject({
 
 /** graphql-js runs out of stack on a document that is nested thousands deep. */
 const readable = (message: string) =>
-  /Maximum call stack/.test(message) ? "The document is nested too deeply." : message;
+  /Maximum call stack/.test(message) ? "The document is nested too deeply." : withoutValues(message);
 
 /** How an answer without data begins. */
 const PREFIX = '{"errors"';

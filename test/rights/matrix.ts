@@ -85,6 +85,7 @@ export const tables: Record<string, TableRights> = {
       last_sync_at: withheld,
       sync_status: withheld,
       sync_error: withheld,
+      credentials_set_at: withheld,
       created_at: withheld,
       updated_at: withheld,
     },

@@ -6,6 +6,8 @@ import { type AppOptions, createApp } from "../../src/app.ts";
 import { generateTokenKey, tokenKeysOf } from "../../src/auth/tokenKeys.ts";
 import { makeTokenService, type TokenService } from "../../src/auth/tokens.ts";
 import { makeKeyRing } from "../../src/crypto/keyRing.ts";
+import { hostAndPort } from "../../src/http/publicAddress.ts";
+import { makePublicFetch, type PublicFetch } from "../../src/http/publicFetch.ts";
 import { silent, type TestDatabase } from "./database.ts";
 import { PASSWORD } from "./tenants.ts";
 
@@ -25,6 +27,10 @@ export type TestApi = {
   close(): Promise<void>;
 };
 
+/** Calls providers as the product does: nobody but a simulator on this machine. */
+export const simulatorFetch = (simulatorUrl: string | undefined): PublicFetch =>
+  makePublicFetch({ privateAddresses: simulatorUrl ? [hostAndPort(new URL(simulatorUrl))] : [] });
+
 export const testKey = generateTokenKey();
 export const testTokens = () =>
   makeTokenService(
@@ -36,11 +42,17 @@ export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toStr
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(
   database: Pick<TestDatabase, "authenticator">,
-  options: Partial<Pick<AppOptions, "tenantPredicate" | "log" | "clock" | "exportLimits">> & {
+  options: Partial<
+    Pick<
+      AppOptions,
+      "tenantPredicate" | "log" | "clock" | "exportLimits" | "keyRing" | "simulatorUrl" | "socketLimits"
+    >
+  > & {
     config?: Partial<AppOptions["config"]>;
   } = {},
 ): Promise<TestApi> {
   const tokens = testTokens();
+  const publicFetch = simulatorFetch(options.simulatorUrl);
   const app = await createApp({
     config: {
       NODE_ENV: "test",
@@ -51,13 +63,17 @@ export async function startApi(
     },
     authenticatorPool: database.authenticator,
     tokens,
-    keyRing: testKeyRing,
+    keyRing: options.keyRing ?? testKeyRing,
+    simulatorUrl: options.simulatorUrl,
+    fetch: publicFetch.fetch,
+    listenUrl: database.authenticator.options.connectionString ?? "",
+    ...(options.socketLimits ? { socketLimits: options.socketLimits } : {}),
     log: options.log ?? silent,
     ...(options.clock ? { clock: options.clock } : {}),
     ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
     ...(options.exportLimits ? { exportLimits: options.exportLimits } : {}),
   });
-  const server = createServer(app.express);
+  const server = createServer(app.express).on("upgrade", app.sockets.upgrade);
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const query: TestApi["query"] = async (document, { token, variables } = {}) => {
@@ -85,9 +101,11 @@ export async function startApi(
       return data.login.accessToken;
     },
     async close() {
+      app.sockets.close();
       server.closeAllConnections();
       await new Promise((closed) => server.close(closed));
       await app.close();
+      await publicFetch.close();
     },
   };
 }

@@ -3,6 +3,8 @@ import { hashPassword } from "../../src/auth/passwords.ts";
 import type { EventInput } from "../../tasks/connectors/connector.ts";
 
 export const PASSWORD = "Test-password-1";
+/** Settings that the connector takes. */
+export const SQUARE_CONFIG = { environment: "sandbox", locationIds: ["L1"] };
 export type TestTenant = {
   id: string;
   slug: string;

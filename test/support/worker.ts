@@ -1,6 +1,6 @@
 import type { KeyRing } from "../../src/crypto/keyRing.ts";
 import { startWorker, type Worker } from "../../src/worker/runner.ts";
-import { testKeyRing } from "./api.ts";
+import { simulatorFetch, testKeyRing } from "./api.ts";
 import { silent, type TestDatabase } from "./database.ts";
 import { type Mailbox, makeMailbox } from "./mailbox.ts";
 
@@ -10,12 +10,14 @@ export async function startTestWorker(
   options: { keyRing?: KeyRing; simulatorUrl?: string; mailbox?: Mailbox } = {},
 ): Promise<Worker & { mailbox: Mailbox }> {
   const mailbox = options.mailbox ?? (await makeMailbox());
+  const publicFetch = simulatorFetch(options.simulatorUrl);
   const worker = await startWorker({
     workerPool: database.worker,
     concurrency: 2,
     log: silent,
     keyRing: options.keyRing ?? testKeyRing,
     simulatorUrl: options.simulatorUrl,
+    fetch: publicFetch.fetch,
     mail: mailbox.transport,
     frontendUrl: undefined,
   });
@@ -23,6 +25,7 @@ export async function startTestWorker(
     mailbox,
     async stop() {
       await worker.stop();
+      await publicFetch.close();
       await mailbox.remove();
     },
   };
