@@ -16,6 +16,7 @@ import { smartTags } from "./smartTags.ts";
 import { TenantPredicatePlugin } from "./tenantPredicate.ts";
 import { TimeZonesPlugin } from "./timeZones.ts";
 import { VisitsPlugin } from "./visits.ts";
+import { WebhookUrlPlugin } from "./webhookUrl.ts";
 
 /** The plugins, each with the reason why SQL could not do it. */
 export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileConfig.Plugin[] => [
@@ -37,6 +38,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   EventSeriesPlugin,
   // Formulas are read in TypeScript.
   MetricsPlugin,
+  // PostgreSQL does not know how we are reached, nor which connectors take webhooks.
+  WebhookUrlPlugin,
   // pg-aggregates generates the SQL of aggregates, and is extended by plugins alone: more measures,
   AggregateMeasuresPlugin,
   // time zones that are known by name,

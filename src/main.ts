@@ -6,7 +6,7 @@ import { ensureTokenKey } from "./auth/tokenKeyRotation.ts";
 import { openTokenKeys } from "./auth/tokenKeys.ts";
 import { makeTokenService } from "./auth/tokens.ts";
 import { type Config, loadConfig, UserError } from "./config.ts";
-import { keyRingOf } from "./crypto/keyRing.ts";
+import { loadKeyRing } from "./crypto/loadKeyRing.ts";
 import { openDatabase } from "./db/database.ts";
 import { applyCurrent, assertMigrated, migrate, watchCurrent } from "./db/migrate.ts";
 import { makePool, withOwnerPool } from "./db/pools.ts";
@@ -57,7 +57,7 @@ async function main(
   if (part !== "worker") await listen(server, config);
 
   const secrets = await loadSecrets(dataDir, { create: mayCreateSecrets(config) });
-  const keyRing = keyRingOf(config.ENCRYPTION_KEYS, secrets.encryptionKeys);
+  const keyRing = await loadKeyRing(config, secrets);
 
   const database = await openDatabase(config, { purpose, say });
   onStop(() => database.close());
@@ -96,7 +96,11 @@ async function main(
     onStop(async () => tokenKeys.close());
     const issuer = config.PUBLIC_URL ?? "erp-analytics";
     const tokens = makeTokenService(tokenKeys, { issuer, audience: "erp-analytics" });
-    const app = await createApp({ config, authenticatorPool, tokens, keyRing, log, watch: part === "dev" });
+    const publicUrl = config.PUBLIC_URL ?? localUrl(config);
+    const app = await createApp({
+      ...{ config, authenticatorPool, tokens, keyRing, publicUrl, log },
+      watch: part === "dev",
+    });
     onStop(() => app.close());
     server.removeAllListeners("request").on("request", app.express);
   }
@@ -123,6 +127,11 @@ async function main(
     const { welcome } = await import("./welcome.ts");
     say(welcome({ config, urls, demo }));
   }
+}
+
+/** Where a simulator on this machine finds us; in production, only PUBLIC_URL says how providers do. */
+function localUrl(config: Config) {
+  return config.NODE_ENV === "production" ? undefined : `http://${config.HOST}:${config.PORT}`;
 }
 
 function defaultSimulatorUrl(config: Config) {

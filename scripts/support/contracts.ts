@@ -45,7 +45,7 @@ async function printApi(authenticatorUrl: string): Promise<string> {
     ...{ authenticatorPool: pool, log, keyEnvironment: "test" as const },
     ...{ auth: { sessions, accounts: makeAccountService(pool, sessions) } },
     ...{ lastUse: { note() {}, flush: unused, close: unused } },
-    ...{ development: false, introspection: true },
+    ...{ development: false, introspection: true, webhookUrls: () => undefined },
   });
   try {
     const { schema } = await makeSchema(preset);

@@ -15,6 +15,7 @@ import type { KeyEnvironment } from "../auth/apiKeys.ts";
 import type { LastUse } from "../auth/lastUse.ts";
 import { type Identity, identityOf } from "../auth/requests.ts";
 import type { SessionService } from "../auth/sessions.ts";
+import type { WebhookUrls } from "../webhooks/urls.ts";
 import { makeMaskError } from "./errors.ts";
 import { makeOnePerOperationPlugin } from "./onePerOperation.ts";
 import { makeRefusalsPlugin } from "./refusals.ts";
@@ -26,6 +27,7 @@ declare global {
       identity: Identity;
       auth: AuthServices;
       keyEnvironment: KeyEnvironment;
+      webhookUrls: WebhookUrls;
     }
   }
 }
@@ -37,6 +39,7 @@ export type ApiOptions = {
   lastUse: LastUse;
   /** Of the API keys that are made here. */
   keyEnvironment: KeyEnvironment;
+  webhookUrls: WebhookUrls;
   log: Logger;
   /** Ruru, and the reasons of refused documents that name what exists. */
   development: boolean;
@@ -48,7 +51,7 @@ export type ApiOptions = {
 };
 
 export function makePreset(options: ApiOptions): GraphileConfig.Preset {
-  const { authenticatorPool, auth, keyEnvironment, log, development, watch } = options;
+  const { authenticatorPool, auth, keyEnvironment, webhookUrls, log, development, watch } = options;
   return {
     extends: [
       PostGraphileAmberPreset,
@@ -97,7 +100,7 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
         const request: Request | undefined = context.expressv4?.req;
         if (!request) throw new GraphQLError("Only HTTP requests are served.");
         // The settings are replaced for each operation by OnePerOperationPlugin.
-        return { pgSettings: {}, identity: identityOf(request), auth, keyEnvironment };
+        return { pgSettings: {}, identity: identityOf(request), auth, keyEnvironment, webhookUrls };
       },
     },
     ruru: { clientConfig: ruruClientConfig },

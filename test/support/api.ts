@@ -36,7 +36,9 @@ export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toStr
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(
   database: Pick<TestDatabase, "authenticator">,
-  options: Partial<Pick<AppOptions, "tenantPredicate" | "log" | "clock" | "exportLimits">> & {
+  options: Partial<
+    Pick<AppOptions, "tenantPredicate" | "log" | "clock" | "exportLimits" | "connectors" | "publicUrl">
+  > & {
     config?: Partial<AppOptions["config"]>;
   } = {},
 ): Promise<TestApi> {
@@ -53,6 +55,8 @@ export async function startApi(
     tokens,
     keyRing: testKeyRing,
     log: options.log ?? silent,
+    publicUrl: options.publicUrl,
+    ...(options.connectors ? { connectors: options.connectors } : {}),
     ...(options.clock ? { clock: options.clock } : {}),
     ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
     ...(options.exportLimits ? { exportLimits: options.exportLimits } : {}),
