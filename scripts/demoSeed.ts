@@ -16,8 +16,8 @@ await runProgram(
     const database = await openDatabase(config, { purpose: "npm run demo:seed", join: true });
     onStop(() => database.close());
     await migrate(database.urls);
-    const secrets = await loadSecrets(resolve(config.DATA_DIR));
-    await reseedDemo(database.urls.owner, await loadKeyRing(config, secrets), say);
+    const keyRing = await loadKeyRing(config, () => loadSecrets(resolve(config.DATA_DIR)));
+    await reseedDemo(database.urls.owner, keyRing, say);
   },
   { once: true },
 );

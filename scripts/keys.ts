@@ -1,6 +1,5 @@
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { Presets, SingleBar } from "cli-progress";
 import { pino } from "pino";
 import { findTenant } from "../src/analysts/analysts.ts";
 import { loadConfig, UserError } from "../src/config.ts";
@@ -13,6 +12,7 @@ import { assertMigrated } from "../src/db/migrate.ts";
 import { makePool } from "../src/db/pools.ts";
 import { runProgram } from "../src/program.ts";
 import { loadSecrets } from "../src/secrets.ts";
+import { progressBar } from "./support/progressBar.ts";
 
 const USAGE = `npm run keys:rotate [-- --tenant acme]   a new data key for one tenant or all, and what it protects sealed anew, while all goes on
 npm run keys:rewrap                      wraps data keys and token keys with the first of ENCRYPTION_KEYS, so that the others may go
@@ -25,8 +25,7 @@ await runProgram(
   async (onStop, say, signal) => {
     const { command, tenant: slug } = parse();
     const config = loadConfig();
-    const secrets = await loadSecrets(resolve(config.DATA_DIR), { create: false });
-    const keyRing = await loadKeyRing(config, secrets);
+    const keyRing = await loadKeyRing(config, () => loadSecrets(resolve(config.DATA_DIR), { create: false }));
     const database = await openDatabase(config, { purpose: `npm run keys:${command}`, join: true });
     onStop(() => database.close());
     await assertMigrated(database.urls.owner);
@@ -36,13 +35,13 @@ await runProgram(
     if (command === "check") {
       const { problems, ...counts } = await checkKeys(owner, keyRing, { signal });
       say(
-        `${counts.tenantKeys} data keys, ${counts.credentials} credentials, ${counts.replacedCredentials} replaced credentials and ${counts.tokenKeys} token keys were tried.`,
+        `Tried: data keys ${counts.tenantKeys}, credentials ${counts.credentials}, replaced credentials ${counts.replacedCredentials}, token keys ${counts.tokenKeys}.`,
       );
       return end(problems, "All of them open.", say);
     }
     const tenant = slug === undefined ? undefined : await findTenant(database.urls.owner, slug);
     if (slug !== undefined && !tenant) throw new UserError(`There is no tenant "${slug}".`);
-    const bar = progressBar();
+    const bar = progressBar("{bar} {percentage}% | {value} of {total} | {tenant} | {duration_formatted}");
     const onProgress = (done: number, total: number, name: string) => {
       bar.setTotal(Math.max(1, total));
       bar.update(done, { tenant: name });
@@ -56,7 +55,7 @@ await runProgram(
       if (!done.finished) return interrupted();
       return end(
         done.problems,
-        `${done.tenants} tenants have a new data key, which seals ${done.resealed} credentials. The worker deletes the old ones within two hours.`,
+        `New data keys: ${done.tenants}; credentials sealed anew: ${done.resealed}. The worker deletes the old keys within two hours.`,
         say,
       );
     }
@@ -64,7 +63,7 @@ await runProgram(
     if (!done.finished) return interrupted();
     end(
       done.problems,
-      `Key "${keyRing.current}" wraps everything: ${done.tenantKeys} data keys and ${done.tokenKeys} token keys were rewrapped. The other keys may leave ENCRYPTION_KEYS once no instance has one of them in the first place, and are still needed for backups that are older.`,
+      `Key "${keyRing.current}" wraps everything; rewrapped: data keys ${done.tenantKeys}, token keys ${done.tokenKeys}. The others may leave ENCRYPTION_KEYS once every instance has "${keyRing.current}" in the first place; older backups need them still.`,
       say,
     );
   },
@@ -83,17 +82,6 @@ function end(problems: readonly string[], sentence: string, say: (sentence: stri
 function interrupted() {
   console.error("Interrupted. The same command goes on.");
 }
-
-const progressBar = () =>
-  new SingleBar(
-    {
-      format: "{bar} {percentage}% | {value} of {total} | {tenant} | {duration_formatted}",
-      noTTYOutput: true,
-      notTTYSchedule: 5_000,
-      hideCursor: true,
-    },
-    Presets.shades_classic,
-  );
 
 function parse(): { command: "rotate" | "rewrap" | "check"; tenant: string | undefined } {
   const [command, ...args] = process.argv.slice(2);

@@ -1,5 +1,4 @@
 import { parseArgs } from "node:util";
-import { Presets, SingleBar } from "cli-progress";
 import { pino } from "pino";
 import { read } from "read";
 import { z } from "zod";
@@ -11,6 +10,7 @@ import { makePool } from "../src/db/pools.ts";
 import { runProgram } from "../src/program.ts";
 import { deleteTenant } from "../src/tenants/deleteTenant.ts";
 import { firstLine } from "./support/firstLine.ts";
+import { progressBar } from "./support/progressBar.ts";
 
 const USAGE = `npm run tenant:delete -- --tenant acme
 
@@ -45,15 +45,8 @@ await runProgram(
       const { login, sql } = await revokeAnalyst(urls, { tenantId: tenant.id, name });
       if (sql) say(`${login} reads nothing any more. There is no ROOT_DATABASE_URL; as a superuser:\n${sql}`);
     }
-    const bar = new SingleBar(
-      {
-        format:
-          "{bar} {percentage}% | {value} of {total} rows | {table} | {duration_formatted}, {eta_formatted} left",
-        noTTYOutput: true,
-        notTTYSchedule: 5_000,
-        hideCursor: true,
-      },
-      Presets.shades_classic,
+    const bar = progressBar(
+      "{bar} {percentage}% | {value} of {total} rows | {table} | {duration_formatted}, {eta_formatted} left",
     );
     bar.start(1, 0, { table: "" });
     const isDone = await deleteTenant(owner, tenant.id, {

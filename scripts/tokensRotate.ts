@@ -20,8 +20,7 @@ await runProgram(
     const options = parse();
     const config = loadConfig();
     const log = pino({ level: "warn" });
-    const secrets = await loadSecrets(resolve(config.DATA_DIR), { create: false });
-    const keyRing = await loadKeyRing(config, secrets);
+    const keyRing = await loadKeyRing(config, () => loadSecrets(resolve(config.DATA_DIR), { create: false }));
     const database = await openDatabase(config, { purpose: "npm run tokens:rotate", join: true });
     onStop(() => database.close());
     await assertMigrated(database.urls.owner);

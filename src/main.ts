@@ -57,7 +57,7 @@ async function main(
   if (part !== "worker") await listen(server, config);
 
   const secrets = await loadSecrets(dataDir, { create: mayCreateSecrets(config) });
-  const keyRing = await loadKeyRing(config, secrets);
+  const keyRing = await loadKeyRing(config, async () => secrets);
 
   const database = await openDatabase(config, { purpose, say });
   onStop(() => database.close());

@@ -3,13 +3,14 @@ import { type Config, UserError } from "../config.ts";
 import type { Secrets } from "../secrets.ts";
 import { type KeyRing, keyRingOf } from "./keyRing.ts";
 
-/** The ring of `ENCRYPTION_KEYS` or `ENCRYPTION_KEYS_FILE` where one is set, else of the data folder's own keys. */
+/** The ring of `ENCRYPTION_KEYS` or `ENCRYPTION_KEYS_FILE` where one is set, else of the data folder's own keys, which are asked for only then. */
 export async function loadKeyRing(
   config: Pick<Config, "ENCRYPTION_KEYS" | "ENCRYPTION_KEYS_FILE">,
-  { encryptionKeys }: Pick<Secrets, "encryptionKeys">,
+  own: () => Promise<Pick<Secrets, "encryptionKeys">>,
 ): Promise<KeyRing> {
   const file = config.ENCRYPTION_KEYS_FILE;
-  if (file === undefined) return keyRingOf(config.ENCRYPTION_KEYS, encryptionKeys);
+  if (file === undefined)
+    return keyRingOf(config.ENCRYPTION_KEYS, config.ENCRYPTION_KEYS ? [] : (await own()).encryptionKeys);
   if (config.ENCRYPTION_KEYS !== undefined)
     throw new UserError("ENCRYPTION_KEYS and ENCRYPTION_KEYS_FILE are both set. Keep one of them.");
   const refuse = (error: NodeJS.ErrnoException) => {

@@ -62,7 +62,8 @@ export const rotateTenantKeys = (
       const key = await newKey(owner, keyRing, tenant.id, since);
       const settled = await resealTenant(owner, keyRing, tenant.id, key, rotation, { signal, batch });
       if (!settled) return rotation;
-      onProgress?.(++rotation.tenants, all.length, tenant.slug);
+      rotation.tenants++;
+      onProgress?.(rotation.tenants, all.length, tenant.slug);
     }
     await owner.query("update app_private.key_rotations set finished_at = clock_timestamp() where id = $1", [
       id,
