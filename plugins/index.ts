@@ -19,6 +19,7 @@ import { smartTags } from "./smartTags.ts";
 import { TenantPredicatePlugin } from "./tenantPredicate.ts";
 import { TimeZonesPlugin } from "./timeZones.ts";
 import { VisitsPlugin } from "./visits.ts";
+import { WebhookUrlPlugin } from "./webhookUrl.ts";
 
 /** The plugins, each with the reason why SQL could not do it. */
 export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileConfig.Plugin[] => [
@@ -48,6 +49,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   MetricsPlugin,
   // A column of JSON says nothing of what is in it.
   MetricInputsPlugin,
+  // PostgreSQL does not know how we are reached, nor which connectors take webhooks.
+  WebhookUrlPlugin,
   // pg-aggregates generates the SQL of aggregates, and is extended by plugins alone: more measures,
   AggregateMeasuresPlugin,
   // time zones that are known by name,

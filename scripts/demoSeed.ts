@@ -1,6 +1,6 @@
 import { resolve } from "node:path";
 import { loadConfig, UserError } from "../src/config.ts";
-import { keyRingOf } from "../src/crypto/keyRing.ts";
+import { loadKeyRing } from "../src/crypto/loadKeyRing.ts";
 import { openDatabase } from "../src/db/database.ts";
 import { migrate } from "../src/db/migrate.ts";
 import { runProgram } from "../src/program.ts";
@@ -16,8 +16,8 @@ await runProgram(
     const database = await openDatabase(config, { purpose: "npm run demo:seed", join: true });
     onStop(() => database.close());
     await migrate(database.urls);
-    const secrets = await loadSecrets(resolve(config.DATA_DIR));
-    await reseedDemo(database.urls.owner, keyRingOf(config.ENCRYPTION_KEYS, secrets.encryptionKeys), say);
+    const keyRing = await loadKeyRing(config, () => loadSecrets(resolve(config.DATA_DIR)));
+    await reseedDemo(database.urls.owner, keyRing, say);
   },
   { once: true },
 );

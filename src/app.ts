@@ -8,6 +8,8 @@ import { pinoHttp } from "pino-http";
 import { postgraphile } from "postgraphile";
 import { PgSubscriber } from "postgraphile/adaptors/pg";
 import { grafserv } from "postgraphile/grafserv/express/v4";
+import type { Connector } from "../tasks/connectors/connector.ts";
+import { connectors as allConnectors } from "../tasks/connectors/index.ts";
 import { makeAccountService } from "./auth/accounts.ts";
 import { makeLastUse } from "./auth/lastUse.ts";
 import { authenticate, plainAddress } from "./auth/requests.ts";
@@ -26,6 +28,9 @@ import { isRest, sendError, sendProblem } from "./http/problem.ts";
 import { makeIntegrationService } from "./integrations/service.ts";
 import { makeNotifications } from "./realtime/notifications.ts";
 import { makeSockets, type SocketLimits, type Sockets, socketLimits } from "./realtime/sockets.ts";
+import { makeWebhooksRouter } from "./webhooks/router.ts";
+import { makeWebhookService } from "./webhooks/service.ts";
+import { makeWebhookUrls, WEBHOOKS } from "./webhooks/urls.ts";
 
 export type AppOptions = {
   config: Pick<Config, "NODE_ENV" | "CORS_ORIGINS" | "TRUST_PROXY" | "GRAPHQL_INTROSPECTION">;
@@ -36,6 +41,10 @@ export type AppOptions = {
   simulatorUrl: string | undefined;
   /** Calls providers, at public addresses only. */
   fetch: typeof globalThis.fetch;
+  /** How others reach us; without it, there are no webhooks. */
+  publicUrl?: string | undefined;
+  /** Default: all there are. */
+  connectors?: readonly Connector[];
   log: Logger;
   /** Rebuild the API when a migration ran. */
   watch?: boolean;
@@ -64,6 +73,8 @@ export async function createApp(options: AppOptions): Promise<App> {
   const lastUse = makeLastUse(authenticatorPool, log);
   const keyEnvironment = development ? "test" : "live";
   const notifications = makeNotifications(options.listenUrl, log);
+  const { connectors = allConnectors } = options;
+  const webhookUrls = makeWebhookUrls(options.publicUrl, connectors);
   const api = postgraphile(
     makePreset({
       authenticatorPool,
@@ -77,6 +88,7 @@ export async function createApp(options: AppOptions): Promise<App> {
       subscriptions: makeSubscriptions(authenticatorPool, notifications),
       lastUse,
       keyEnvironment,
+      webhookUrls,
       log,
       development,
       introspection: config.GRAPHQL_INTROSPECTION ?? development,
@@ -105,9 +117,9 @@ export async function createApp(options: AppOptions): Promise<App> {
       },
       customLogLevel: (_request, response, error) =>
         error || response.statusCode >= 500 ? "error" : "debug",
-      // Headers carry tokens and bodies carry passwords: neither is logged.
+      // Headers carry tokens, bodies carry passwords, and the handshake of a webhook has its token in the query: none is logged.
       serializers: {
-        req: ({ id, method, url }) => ({ id, method, url }),
+        req: ({ id, method, url }) => ({ id, method, url: isWebhook(url) ? url.replace(/\?.*/s, "") : url }),
         res: ({ statusCode }) => ({ statusCode }),
       },
     }),
@@ -136,15 +148,18 @@ export async function createApp(options: AppOptions): Promise<App> {
   app.get("/.well-known/jwks.json", (_request, response) => {
     response.set("cache-control", "public, max-age=300").json(tokens.jwks());
   });
-  // 4. Who asks?
+  // 4. Providers, who sign what they send.
+  const webhooks = { pool: authenticatorPool, keyRing, connectors, urls: webhookUrls, log };
+  app.use(makeWebhooksRouter(makeWebhookService(webhooks)));
+  // 5. Who asks?
   app.use(authenticate(tokens, keyEnvironment, log));
-  // 5. The API.
+  // 6. The API.
   app.use(makeEventsRouter(makeEventService(authenticatorPool), lastUse));
   const limits = { ...exportLimits, ...options.exportLimits };
   app.use(makeExportsRouter(makeExportService(authenticatorPool, limits), lastUse, limits));
   await graphql.addTo(app, null, false);
   app.get("/", (_request, response) => void response.redirect(development ? "/graphiql" : "/healthz"));
-  // 6. Nothing else is here.
+  // 7. Nothing else is here.
   app.use((request, response) => {
     const message = `There is nothing at ${request.method} ${request.path}. The API is at POST /graphql and POST /v1/events; GET /v1/openapi.json describes all of /v1.`;
     if (isRest(request)) return sendProblem(response, { code: "NOT_FOUND", message, extensions: {} });
@@ -184,3 +199,5 @@ export async function createApp(options: AppOptions): Promise<App> {
     },
   };
 }
+
+const isWebhook = (url: string) => url.startsWith(`${WEBHOOKS}/`);

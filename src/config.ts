@@ -60,6 +60,7 @@ const settings = z.object({
     .refine((parts) => parts.every(isSubnet), "must list addresses or subnets of proxies")
     .default([]),
   ENCRYPTION_KEYS: z.string().optional(),
+  ENCRYPTION_KEYS_FILE: z.string().optional(),
   GRAPHQL_INTROSPECTION: flag.optional(),
   SIMULATOR_PORT: port.default(4010),
   SIMULATOR_URL: httpUrl.optional(),

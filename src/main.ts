@@ -6,7 +6,7 @@ import { ensureTokenKey } from "./auth/tokenKeyRotation.ts";
 import { openTokenKeys } from "./auth/tokenKeys.ts";
 import { makeTokenService } from "./auth/tokens.ts";
 import { type Config, loadConfig, UserError } from "./config.ts";
-import { keyRingOf } from "./crypto/keyRing.ts";
+import { loadKeyRing } from "./crypto/loadKeyRing.ts";
 import { openDatabase } from "./db/database.ts";
 import { applyCurrent, assertMigrated, migrate, watchCurrent } from "./db/migrate.ts";
 import { makePool, withOwnerPool } from "./db/pools.ts";
@@ -59,7 +59,7 @@ async function main(
   if (part !== "worker") await listen(server, config);
 
   const secrets = await loadSecrets(dataDir, { create: mayCreateSecrets(config) });
-  const keyRing = keyRingOf(config.ENCRYPTION_KEYS, secrets.encryptionKeys);
+  const keyRing = await loadKeyRing(config, async () => secrets);
 
   const database = await openDatabase(config, { purpose, say });
   onStop(() => database.close());
@@ -106,11 +106,13 @@ async function main(
     onStop(async () => tokenKeys.close());
     const issuer = config.PUBLIC_URL ?? "erp-analytics";
     const tokens = makeTokenService(tokenKeys, { issuer, audience: "erp-analytics" });
+    const publicUrl = config.PUBLIC_URL ?? localUrl(config);
     const app = await createApp({
       config,
       authenticatorPool,
       tokens,
       keyRing,
+      publicUrl,
       simulatorUrl,
       fetch: publicFetch.fetch,
       listenUrl: urls.authenticator,
@@ -150,6 +152,11 @@ async function main(
     const { welcome } = await import("./welcome.ts");
     say(welcome({ config, urls, demo }));
   }
+}
+
+/** Where a simulator on this machine finds us; in production, only PUBLIC_URL says how providers do. */
+function localUrl(config: Config) {
+  return config.NODE_ENV === "production" ? undefined : `http://${config.HOST}:${config.PORT}`;
 }
 
 function defaultSimulatorUrl(config: Config) {

@@ -4,13 +4,17 @@ import type { Logger } from "pino";
 import type { KeyRing } from "../src/crypto/keyRing.ts";
 import type { MailTransport } from "../src/mail/transport.ts";
 import { cancelAnalystStatements } from "./cancel_analyst_statements.ts";
+import type { Connector } from "./connectors/connector.ts";
 import { maintainPartitions } from "./maintain_partitions.ts";
+import { processWebhook } from "./process_webhook.ts";
 import { promoteSubjects } from "./promote_subjects.ts";
 import { purgeEvents } from "./purge_events.ts";
 import { purgeExpired } from "./purge_expired.ts";
+import { purgeSecrets } from "./purge_secrets.ts";
 import { refreshRollups } from "./refresh_rollups.ts";
 import { sendMail } from "./send_mail.ts";
 import { startPasswordReset } from "./start_password_reset.ts";
+import { syncAfterWebhooks } from "./sync_after_webhooks.ts";
 import { syncDueIntegrations } from "./sync_due_integrations.ts";
 import { syncIntegration } from "./sync_integration.ts";
 
@@ -22,6 +26,7 @@ export type TaskServices = {
   simulatorUrl: string | undefined;
   /** Calls providers, at public addresses only. */
   fetch: typeof globalThis.fetch;
+  connectors: readonly Connector[];
   mail: MailTransport;
   /** Where the links in mails lead. */
   frontendUrl: string | undefined;
@@ -33,6 +38,10 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   sync_integration: syncIntegration(services),
   // Enqueues what is due.
   sync_due_integrations: syncDueIntegrations(services),
+  // Turns what a provider sent into events. Enqueued by app_hidden.receive_webhook.
+  process_webhook: processWebhook(services),
+  // Syncs what webhooks say has changed, once for a burst of them. Enqueued by app_hidden.finish_webhook.
+  sync_after_webhooks: syncAfterWebhooks(services),
   // Makes the months ahead, and those of which events wait in the default partition.
   maintain_partitions: maintainPartitions(services),
   // Enqueued by app_private.issue_token and send_notice.
@@ -41,6 +50,8 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   start_password_reset: startPasswordReset(services),
   // Deletes what has ended.
   purge_expired: purgeExpired(services),
+  // Deletes what providers sent, credentials and data keys, once they have had their time.
+  purge_secrets: purgeSecrets(services),
   // Deletes events that their tenants no longer keep.
   purge_events: purgeEvents(services),
   // Ends what analysts run for too long, and shuts out those whose tenant's trial has ended.
@@ -58,5 +69,6 @@ export const schedule: CronItem[] = [
   { task: "refresh_rollups", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "promote_subjects", match: "*/5 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_events", match: "23 * * * *", options: { backfillPeriod: 0 } },
+  { task: "purge_secrets", match: "47 * * * *", options: { backfillPeriod: 3_600_000 } },
   { task: "purge_expired", match: "41 3 * * *", options: { backfillPeriod: 86_400_000 } },
 ];

@@ -50,7 +50,7 @@ async function printApi(authenticatorUrl: string): Promise<string> {
     ...{ integrations: { providers: () => [], checkConfig() {}, setCredentials: unused, test: unused } },
     ...{ subscriptions: { open: () => ({ integrationChanges: { subscribe: nothing }, withPgClient: unused }) } },
     ...{ lastUse: { note() {}, flush: unused, close: unused } },
-    ...{ development: false, introspection: true },
+    ...{ development: false, introspection: true, webhookUrls: () => undefined },
   });
   try {
     const { schema } = await makeSchema(preset);

@@ -1,8 +1,8 @@
 import { addAbortSignal } from "node:stream";
 import { UserError } from "../../src/config.ts";
 
-/** A password of stdin, which may stay open after it. */
-export async function firstLine(signal: AbortSignal): Promise<string> {
+/** What stdin has in its first line, such as a password; it may stay open after it. */
+export async function firstLine(signal: AbortSignal, what = "password"): Promise<string> {
   const chunks: Buffer[] = [];
   for await (const chunk of addAbortSignal(signal, process.stdin)) {
     chunks.push(chunk);
@@ -12,9 +12,9 @@ export async function firstLine(signal: AbortSignal): Promise<string> {
   try {
     input = new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(chunks));
   } catch {
-    throw new UserError("The password on stdin is not UTF-8.");
+    throw new UserError(`The ${what} on stdin is not UTF-8.`);
   }
   const [line = ""] = input.split(/\r?\n/);
-  if (!line) throw new UserError("stdin has no password in its first line.");
+  if (!line) throw new UserError(`stdin has no ${what} in its first line.`);
   return line;
 }

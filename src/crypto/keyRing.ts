@@ -32,7 +32,7 @@ export function makeKeyRing(encryptionKeys: readonly { id: string; key: string }
   if (current === undefined) throw new UserError("There is no encryption key.");
   const find = (id: string) => {
     const key = keys.get(id);
-    if (!key) throw new Error(`The key ring has no key "${id}": add it to ENCRYPTION_KEYS.`);
+    if (!key) throw new MissingKeyError(`The key ring has no key "${id}": add it to ENCRYPTION_KEYS.`);
     return key;
   };
   const placeOfKey = (place: KeyPlace) =>
@@ -49,6 +49,11 @@ export function makeKeyRing(encryptionKeys: readonly { id: string; key: string }
     derive: (purpose) =>
       [...keys.values()].map((key) => Buffer.from(hkdfSync("sha256", key, "", purpose, 32))),
   };
+}
+
+/** A key-encryption key that somebody wrapped with, and this ring lacks. */
+export class MissingKeyError extends Error {
+  override name = "MissingKeyError";
 }
 
 export const generateDataKey = () => randomBytes(32);
@@ -68,14 +73,19 @@ export const keyRingOf = (
   own: readonly { id: string; key: string }[],
 ): KeyRing => makeKeyRing(setting ? parseEncryptionKeys(setting) : own);
 
-/** `ENCRYPTION_KEYS`: `id:base64` pairs, separated by commas. */
+/** `id:base64` pairs, separated by commas or line breaks. */
 function parseEncryptionKeys(text: string): { id: string; key: string }[] {
-  return text.split(",").map((pair) => {
-    const [, id, key] = /^\s*([\w-]+):([A-Za-z0-9+/=]+)\s*$/.exec(pair) ?? [];
-    if (!id || !key)
-      throw new UserError("ENCRYPTION_KEYS must be a list of id:base64 pairs, separated by commas.");
-    return { id, key };
-  });
+  return text
+    .trim()
+    .split(/,|\r?\n/)
+    .map((pair) => {
+      const [, id, key] = /^\s*([\w-]+):([A-Za-z0-9+/=]+)\s*$/.exec(pair) ?? [];
+      if (!id || !key)
+        throw new UserError(
+          "ENCRYPTION_KEYS must be a list of id:base64 pairs, separated by commas or, in a file, line breaks.",
+        );
+      return { id, key };
+    });
 }
 
 const placeOfSecret = (place: SecretPlace) =>

@@ -44,11 +44,26 @@ export function makeBytesInFlight(limits: { overall: number; each: number }) {
   };
 }
 
-type Reading = { unpack: (() => Transform) | undefined; hold: Hold; timeoutMs: number };
+type Reading = {
+  unpack?: (() => Transform) | undefined;
+  hold: Hold;
+  timeoutMs: number;
+  maxBytes?: number;
+  /** What whoever sends a larger one should do. */
+  advice?: string;
+};
 
 /** The unpacked body. Rejects when it is too large, too slow, cut off, or not of its encoding. */
-export function readBody(request: IncomingMessage, { unpack, hold, timeoutMs }: Reading): Promise<Buffer> {
-  if (Number(request.headers["content-length"] ?? 0) > MAX_BODY_BYTES) return Promise.reject(tooLarge());
+export function readBody(request: IncomingMessage, options: Reading): Promise<Buffer> {
+  const { unpack, hold, timeoutMs, maxBytes = MAX_BODY_BYTES } = options;
+  const { advice = "Send fewer events at a time." } = options;
+  const tooLarge = () =>
+    unreadable(
+      `A body has at most ${maxBytes.toLocaleString("en")} bytes, unpacked. ${advice}`,
+      "too_large",
+      413,
+    );
+  if (Number(request.headers["content-length"] ?? 0) > maxBytes) return Promise.reject(tooLarge());
   return new Promise((resolve, reject) => {
     const unpacker = unpack?.();
     const source = unpacker ?? request;
@@ -71,7 +86,7 @@ export function readBody(request: IncomingMessage, { unpack, hold, timeoutMs }: 
     const take = (chunk: Buffer) => {
       try {
         length += chunk.length;
-        if (length > MAX_BODY_BYTES) throw tooLarge();
+        if (length > maxBytes) throw tooLarge();
         hold.add(chunk.length);
         chunks.push(chunk);
       } catch (error) {
@@ -97,9 +112,3 @@ export function readBody(request: IncomingMessage, { unpack, hold, timeoutMs }: 
 
 const unreadable = (message: string, reason: string, status = 400) =>
   new ApiError("INVALID_INPUT", message, { reason, status });
-const tooLarge = () =>
-  unreadable(
-    `A body has at most ${MAX_BODY_BYTES.toLocaleString("en")} bytes, unpacked. Send fewer events at a time.`,
-    "too_large",
-    413,
-  );

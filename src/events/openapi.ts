@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { exportPaths, exportSchemas } from "../exports/openapi.ts";
 import { problem, problems, ref, retryable, schemaOf } from "../http/openapiParts.ts";
+import { webhookPaths } from "../webhooks/openapi.ts";
 import { MAX_EVENTS } from "./batch.ts";
 import { MAX_DEPTH } from "./text.ts";
 
@@ -96,10 +97,10 @@ const refusals = { allOf: [ref("Problem"), ref("Receipts")] };
 export const openApi = {
   openapi: "3.1.0",
   info: {
-    title: "erp-analytics: events and exports",
+    title: "erp-analytics: events, exports and webhooks",
     version: "1",
     description:
-      "Events come in here, each exactly once, and leave as files. Everything else is GraphQL, at /graphql.",
+      "Events come in here, each exactly once, and leave as files; providers say here that something has changed. Everything else is GraphQL, at /graphql.",
   },
   paths: {
     "/v1/events": {
@@ -158,6 +159,7 @@ export const openApi = {
       },
     },
     ...exportPaths,
+    ...webhookPaths,
   },
   components: {
     securitySchemes: {

@@ -15,6 +15,7 @@ import type { LastUse } from "../auth/lastUse.ts";
 import { type Identity, identityOf } from "../auth/requests.ts";
 import type { SessionService } from "../auth/sessions.ts";
 import type { IntegrationService } from "../integrations/service.ts";
+import type { WebhookUrls } from "../webhooks/urls.ts";
 import { makeMaskError } from "./errors.ts";
 import { makeOnePerOperationPlugin } from "./onePerOperation.ts";
 import { makeRefusalsPlugin } from "./refusals.ts";
@@ -30,6 +31,7 @@ declare global {
       integrations: IntegrationService;
       /** Of a subscription. */
       integrationChanges: Changes | null;
+      webhookUrls: WebhookUrls;
     }
   }
 }
@@ -43,6 +45,7 @@ export type ApiOptions = {
   lastUse: LastUse;
   /** Of the API keys that are made here. */
   keyEnvironment: KeyEnvironment;
+  webhookUrls: WebhookUrls;
   log: Logger;
   /** Ruru, and the reasons of refused documents that name what exists. */
   development: boolean;
@@ -54,7 +57,7 @@ export type ApiOptions = {
 };
 
 export function makePreset(options: ApiOptions): GraphileConfig.Preset {
-  const { authenticatorPool, auth, integrations, keyEnvironment, log, development, watch } = options;
+  const { authenticatorPool, auth, integrations, keyEnvironment, webhookUrls, log, development, watch } = options;
   return {
     extends: [
       PostGraphileAmberPreset,
@@ -104,7 +107,15 @@ export function makePreset(options: ApiOptions): GraphileConfig.Preset {
         if (!request) throw new GraphQLError("Only HTTP requests and websockets are served.");
         const identity = identityOf(request);
         // The settings are replaced for each operation by OnePerOperationPlugin.
-        return { pgSettings: {}, identity, auth, integrations, integrationChanges: null, keyEnvironment };
+        return {
+          pgSettings: {},
+          identity,
+          auth,
+          integrations,
+          integrationChanges: null,
+          keyEnvironment,
+          webhookUrls,
+        };
       },
     },
     ruru: { clientConfig: ruruClientConfig },

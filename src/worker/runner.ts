@@ -2,6 +2,8 @@ import { EventEmitter } from "node:events";
 import { parseCronItems, run, type WorkerEvents, Logger as WorkerLogger } from "graphile-worker";
 import type pg from "pg";
 import type { Logger } from "pino";
+import type { Connector } from "../../tasks/connectors/connector.ts";
+import { connectors as allConnectors } from "../../tasks/connectors/index.ts";
 import { makeTaskList, schedule, type TaskServices } from "../../tasks/index.ts";
 
 const HEARTBEAT_MS = 5_000;
@@ -10,9 +12,15 @@ export type Worker = { stop(): Promise<void> };
 
 /** Runs jobs and schedules until it is stopped, which lets running jobs end within a second or hand the rest on. */
 export async function startWorker(
-  options: Omit<TaskServices, "pool"> & { workerPool: pg.Pool; concurrency: number; log: Logger },
+  options: Omit<TaskServices, "pool" | "connectors"> & {
+    /** Default: all there are. */
+    connectors?: readonly Connector[];
+    workerPool: pg.Pool;
+    concurrency: number;
+    log: Logger;
+  },
 ): Promise<Worker> {
-  const { workerPool, log, concurrency } = options;
+  const { workerPool, log, concurrency, connectors = allConnectors } = options;
   // Made here, because the runner announces its pool, whose id locks jobs, before it can be listened to.
   const events: WorkerEvents = new EventEmitter();
   let workerId: string | undefined;
@@ -35,7 +43,7 @@ export async function startWorker(
   const runner = await run({
     pgPool: workerPool,
     events,
-    taskList: makeTaskList({ ...options, pool: workerPool }),
+    taskList: makeTaskList({ ...options, connectors, pool: workerPool }),
     parsedCronItems: parseCronItems(schedule),
     noHandleSignals: true,
     preset: {

@@ -73,7 +73,10 @@ export type Webhooks<Config, Credentials> = {
   handshake?(query: URLSearchParams, credentials: Credentials): string | undefined;
   /** Compares in constant time. The engine asks again with the credentials before, while those may still be in use. */
   verify(delivery: Delivery, credentials: Credentials): boolean;
-  /** Called only after `verify`. The same `id` is processed once; a `sentAt` outside the tolerance is refused. */
+  /**
+   * Called only after `verify`. The same `id` is processed once. `sentAt` is when this was sent, as its signature proves; outside the
+   * tolerance it is refused. Undefined where a redelivery would come with the time of the first: that of an event is not it.
+   */
   identify(delivery: Delivery): { id: string; sentAt: Date | undefined };
   /** What it holds as events, and the streams to sync soon because it only says that something changed. */
   read(

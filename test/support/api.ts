@@ -45,7 +45,7 @@ export async function startApi(
   options: Partial<
     Pick<
       AppOptions,
-      "tenantPredicate" | "log" | "clock" | "exportLimits" | "keyRing" | "simulatorUrl" | "socketLimits"
+      "tenantPredicate" | "log" | "clock" | "exportLimits" | "keyRing" | "simulatorUrl" | "socketLimits" | "connectors" | "publicUrl"
     >
   > & {
     config?: Partial<AppOptions["config"]>;
@@ -69,6 +69,8 @@ export async function startApi(
     listenUrl: database.authenticator.options.connectionString ?? "",
     ...(options.socketLimits ? { socketLimits: options.socketLimits } : {}),
     log: options.log ?? silent,
+    publicUrl: options.publicUrl,
+    ...(options.connectors ? { connectors: options.connectors } : {}),
     ...(options.clock ? { clock: options.clock } : {}),
     ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
     ...(options.exportLimits ? { exportLimits: options.exportLimits } : {}),

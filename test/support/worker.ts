@@ -1,20 +1,29 @@
+import type { Logger } from "pino";
 import type { KeyRing } from "../../src/crypto/keyRing.ts";
 import { startWorker, type Worker } from "../../src/worker/runner.ts";
 import { simulatorFetch, testKeyRing } from "./api.ts";
+import type { Connector } from "../../tasks/connectors/connector.ts";
 import { silent, type TestDatabase } from "./database.ts";
 import { type Mailbox, makeMailbox } from "./mailbox.ts";
 
 /** The real worker, with a mailbox of its own. */
 export async function startTestWorker(
   database: TestDatabase,
-  options: { keyRing?: KeyRing; simulatorUrl?: string; mailbox?: Mailbox } = {},
+  options: {
+    keyRing?: KeyRing;
+    simulatorUrl?: string;
+    mailbox?: Mailbox;
+    connectors?: readonly Connector[];
+    log?: Logger;
+  } = {},
 ): Promise<Worker & { mailbox: Mailbox }> {
   const mailbox = options.mailbox ?? (await makeMailbox());
   const publicFetch = simulatorFetch(options.simulatorUrl);
   const worker = await startWorker({
     workerPool: database.worker,
     concurrency: 2,
-    log: silent,
+    log: options.log ?? silent,
+    ...(options.connectors ? { connectors: options.connectors } : {}),
     keyRing: options.keyRing ?? testKeyRing,
     simulatorUrl: options.simulatorUrl,
     fetch: publicFetch.fetch,
