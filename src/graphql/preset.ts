@@ -57,7 +57,8 @@ export type ApiOptions = {
 };
 
 export function makePreset(options: ApiOptions): GraphileConfig.Preset {
-  const { authenticatorPool, auth, integrations, keyEnvironment, webhookUrls, log, development, watch } = options;
+  const { authenticatorPool, auth, integrations, keyEnvironment, webhookUrls, log, development, watch } =
+    options;
   return {
     extends: [
       PostGraphileAmberPreset,

@@ -45,7 +45,15 @@ export async function startApi(
   options: Partial<
     Pick<
       AppOptions,
-      "tenantPredicate" | "log" | "clock" | "exportLimits" | "keyRing" | "simulatorUrl" | "socketLimits" | "connectors" | "publicUrl"
+      | "tenantPredicate"
+      | "log"
+      | "clock"
+      | "exportLimits"
+      | "keyRing"
+      | "simulatorUrl"
+      | "socketLimits"
+      | "connectors"
+      | "publicUrl"
     >
   > & {
     config?: Partial<AppOptions["config"]>;

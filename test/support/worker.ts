@@ -1,8 +1,8 @@
 import type { Logger } from "pino";
 import type { KeyRing } from "../../src/crypto/keyRing.ts";
 import { startWorker, type Worker } from "../../src/worker/runner.ts";
-import { simulatorFetch, testKeyRing } from "./api.ts";
 import type { Connector } from "../../tasks/connectors/connector.ts";
+import { simulatorFetch, testKeyRing } from "./api.ts";
 import { silent, type TestDatabase } from "./database.ts";
 import { type Mailbox, makeMailbox } from "./mailbox.ts";
 
