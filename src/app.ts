@@ -22,6 +22,9 @@ import { makeExportsRouter } from "./exports/router.ts";
 import { makeExportService } from "./exports/service.ts";
 import { makePreset } from "./graphql/preset.ts";
 import { isRest, sendError, sendProblem } from "./http/problem.ts";
+import { type UploadLimits, uploadLimits } from "./uploads/limits.ts";
+import { makeUploadsRouter } from "./uploads/router.ts";
+import { makeUploadService } from "./uploads/service.ts";
 
 export type AppOptions = {
   config: Pick<Config, "NODE_ENV" | "CORS_ORIGINS" | "TRUST_PROXY" | "GRAPHQL_INTROSPECTION">;
@@ -33,6 +36,7 @@ export type AppOptions = {
   watch?: boolean;
   tenantPredicate?: boolean;
   exportLimits?: Partial<ExportLimits>;
+  uploadLimits?: Partial<UploadLimits>;
   /** Milliseconds that only go forward, for limits kept in memory. */
   clock?: () => number;
 };
@@ -118,6 +122,8 @@ export async function createApp(options: AppOptions): Promise<App> {
   app.use(makeEventsRouter(makeEventService(authenticatorPool), lastUse));
   const limits = { ...exportLimits, ...options.exportLimits };
   app.use(makeExportsRouter(makeExportService(authenticatorPool, limits), lastUse, limits));
+  const ofUploads = { ...uploadLimits, ...options.uploadLimits };
+  app.use(makeUploadsRouter(makeUploadService(authenticatorPool, ofUploads), lastUse, ofUploads));
   await graphql.addTo(app, null, false);
   app.get("/", (_request, response) => void response.redirect(development ? "/graphiql" : "/healthz"));
   // 6. Nothing else is here.

@@ -36,7 +36,9 @@ export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toStr
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(
   database: Pick<TestDatabase, "authenticator">,
-  options: Partial<Pick<AppOptions, "tenantPredicate" | "log" | "clock" | "exportLimits">> & {
+  options: Partial<
+    Pick<AppOptions, "tenantPredicate" | "log" | "clock" | "exportLimits" | "uploadLimits">
+  > & {
     config?: Partial<AppOptions["config"]>;
   } = {},
 ): Promise<TestApi> {
@@ -56,6 +58,7 @@ export async function startApi(
     ...(options.clock ? { clock: options.clock } : {}),
     ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
     ...(options.exportLimits ? { exportLimits: options.exportLimits } : {}),
+    ...(options.uploadLimits ? { uploadLimits: options.uploadLimits } : {}),
   });
   const server = createServer(app.express);
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
