@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { exportPaths, exportSchemas } from "../exports/openapi.ts";
 import { problem, problems, ref, retryable, schemaOf } from "../http/openapiParts.ts";
+import { uploadPaths, uploadSchemas } from "../uploads/openapi.ts";
 import { MAX_EVENTS } from "./batch.ts";
 import { MAX_DEPTH } from "./text.ts";
 
@@ -158,6 +159,7 @@ export const openApi = {
       },
     },
     ...exportPaths,
+    ...uploadPaths,
   },
   components: {
     securitySchemes: {
@@ -171,6 +173,7 @@ export const openApi = {
       Event: schemaOf(event),
       Receipts: schemaOf(receipts),
       ...exportSchemas,
+      ...uploadSchemas,
       Problem: schemaOf(problem),
     },
   },

@@ -1,5 +1,6 @@
 import type { IncomingMessage } from "node:http";
 import type { Transform } from "node:stream";
+import { z } from "zod";
 import { ApiError } from "../graphql/errors.ts";
 import type { UploadLimits } from "./limits.ts";
 
@@ -23,25 +24,27 @@ export async function* readChunks(
   const pieces: AsyncIterator<Buffer> = source.iterator({ destroyOnReturn: false });
   let kept: Buffer[] = [];
   let length = 0;
-  for (;;) {
-    const { value, done } = await within(Math.min(stallMs, ends - Date.now()), pieces.next()).catch(
-      (error: unknown) => {
-        throw readable(error, request);
-      },
-    );
-    if (done) break;
-    kept.push(value);
-    length += value.length;
-    if (length < size) continue;
-    const bytes = Buffer.concat(kept, length);
-    let at = 0;
-    for (; length - at >= size; at += size) yield bytes.subarray(at, at + size);
-    kept = at < length ? [bytes.subarray(at)] : [];
-    length -= at;
+  try {
+    for (;;) {
+      const { value, done } = await within(Math.min(stallMs, ends - Date.now()), pieces.next());
+      if (done) break;
+      kept.push(value);
+      length += value.length;
+      if (length < size) continue;
+      const bytes = Buffer.concat(kept, length);
+      let at = 0;
+      for (; length - at >= size; at += size) yield bytes.subarray(at, at + size);
+      kept = at < length ? [bytes.subarray(at)] : [];
+      length -= at;
+    }
+    if (!request.complete) throw cutOff();
+    if (length > 0) yield Buffer.concat(kept, length);
+    return undefined;
+  } catch (error) {
+    throw readable(error, request);
+  } finally {
+    if (source !== request) source.destroy();
   }
-  if (!request.complete) throw cutOff();
-  if (length > 0) yield Buffer.concat(kept, length);
-  return undefined;
 }
 
 const GRACE_MS = 5_000;
@@ -49,9 +52,9 @@ const GRACE_MS = 5_000;
 /** What is still to come is read and forgotten for a moment, so that the client gets to read the answer. */
 export function drop(request: IncomingMessage): void {
   if (request.complete) return;
-  request.unpipe();
-  request.resume();
-  const hangUp = setTimeout(() => request.destroy(), GRACE_MS);
+  // What reads by "readable" keeps it from flowing.
+  request.unpipe().removeAllListeners("readable").resume();
+  const hangUp = setTimeout(() => request.destroy(), GRACE_MS).unref();
   request.once("close", () => clearTimeout(hangUp)).once("end", () => clearTimeout(hangUp));
 }
 
@@ -66,10 +69,12 @@ function unpackerOf(request: IncomingMessage, unpacker: Transform): Transform {
 
 const cutOff = () => unreadable("The file was cut off.", "cut_off");
 
+/** What zlib says of bytes that it cannot unpack. */
+const packing = z.object({ code: z.string().regex(/^(Z_|ERR_BROTLI|ERR__ERROR)/) });
+
 function readable(error: unknown, request: IncomingMessage): unknown {
   if (error instanceof ApiError) return error;
-  const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  if (code.startsWith("Z_") || code.startsWith("ERR_BROTLI") || code.startsWith("ERR__ERROR"))
+  if (packing.safeParse(error).success)
     return unreadable(
       "The file is not packed as it says, or was cut off before it was packed.",
       "not_packed",

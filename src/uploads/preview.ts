@@ -16,6 +16,7 @@ import { detailOf, openCsv, readColumns, readRows } from "../../tasks/connectors
 import { type CsvConfig, csvConfig } from "../../tasks/connectors/csv/settings.ts";
 import { readLines } from "../events/import/lines.ts";
 import { headOf, type Place } from "../events/import/records.ts";
+import type { Row } from "../events/import/rows.ts";
 
 /** The beginning of a file, or all of it. */
 export type Head = { bytes: Buffer; isWhole: boolean };
@@ -57,22 +58,32 @@ export async function previewFile(
   const file = await openCsv(source, config.encoding);
   const { header, start, problems } = await readColumns(file, config);
   if (problems.length > 0) return { columns, config, isProposed, problems, rows: [] };
-  const rows: PreviewRow[] = [];
   const map = makeMapper(config, header, hints);
-  for await (const row of readRows(file, config.delimiter, header.length, start)) {
-    const mapped =
-      "problem" in row ? { problem: { detail: detailOf(row.problem, config.encoding) } } : map(row.cells);
-    const { line } = row;
-    if ("event" in mapped) rows.push({ line, event: mapped.event });
-    else
-      rows.push({
-        line,
-        problem: { ...mapped.problem, sentence: sentenceOf(line, mapped.problem) },
-        text: headOf(row.text),
-      });
-    if (rows.length >= count) break;
-  }
-  return { columns, config, isProposed, problems, rows };
+  const rows = await firstRows(readRows(file, config.delimiter, header.length, start), count);
+  return {
+    columns,
+    config,
+    isProposed,
+    problems,
+    rows: rows.map((row): PreviewRow => {
+      const mapped =
+        "problem" in row ? { problem: { detail: detailOf(row.problem, config.encoding) } } : map(row.cells);
+      const { line } = row;
+      if ("event" in mapped) return { line, event: mapped.event };
+      const problem = { ...mapped.problem, sentence: sentenceOf(line, mapped.problem) };
+      return { line, problem, text: headOf(row.text) };
+    }),
+  };
+}
+
+async function firstRows(reads: AsyncGenerator<Iterable<Row>>, count: number): Promise<Row[]> {
+  const found: Row[] = [];
+  for await (const rows of reads)
+    for (const row of rows) {
+      found.push(row);
+      if (found.length >= count) return found;
+    }
+  return found;
 }
 
 async function guess(bytes: Buffer, given: CsvConfig | undefined, hints: Hints) {

@@ -1,3 +1,4 @@
+import type { Transform } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { type Request, type Response, Router } from "express";
 import { z } from "zod";
@@ -56,6 +57,19 @@ export function makeUploadsRouter(
   const inTurns = <Result>(tenant: string, work: () => Promise<Result>) =>
     inTurnOfTenant(tenant, () => inTurn(work));
 
+  async function reading<Result>(
+    request: Request,
+    unpack: (() => Transform) | undefined,
+    work: (chunks: AsyncGenerator<Buffer, undefined>) => Promise<Result>,
+  ): Promise<Result> {
+    const chunks = readChunks(request, { ...limits, unpack, size: CHUNK_BYTES });
+    try {
+      return await work(chunks);
+    } finally {
+      await chunks.return(undefined);
+    }
+  }
+
   /** In this order, so that nobody makes us read who may not send. */
   async function preview(
     request: Request,
@@ -68,10 +82,7 @@ export function makeUploadsRouter(
     const given = configOf(config, settings.config);
     const { tenant_id } = claimsOf(identity);
     return inTurns(tenant_id, async () => {
-      const head = await readHead(
-        readChunks(request, { ...limits, unpack, size: CHUNK_BYTES }),
-        limits.previewBytes,
-      );
+      const head = await reading(request, unpack, (chunks) => readHead(chunks, limits.previewBytes));
       return uploads.preview(identity, head, { config: given, hints: settings.hints, integrationId });
     });
   }

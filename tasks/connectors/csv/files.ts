@@ -72,20 +72,21 @@ async function readPage(upload: UploadedFile, from: Place | undefined): Promise<
   const unparsable: UnparsableRecord[] = [];
   let place = from ?? start;
   let characters = 0;
-  for await (const row of readRows(file, config.delimiter, header.length, place)) {
-    place = row.end;
-    characters += row.text.length;
-    const mapped =
-      "problem" in row ? { problem: { detail: detailOf(row.problem, config.encoding) } } : map(row.cells);
-    if ("event" in mapped) events.push(mapped.event);
-    else
-      unparsable.push({
-        reason: sentenceOf(row.line, mapped.problem),
-        record: { file: upload.name, line: row.line, text: headOf(row.text) },
-      });
-    if (events.length + unparsable.length < MAX_ROWS && characters < MAX_CHARACTERS) continue;
-    const checkpoint = { upload: upload.id, offset: place.offset, line: place.line, isRead: false };
-    return { events, unparsable, checkpoint, done: false, progress: place.offset / upload.size };
-  }
+  for await (const rows of readRows(file, config.delimiter, header.length, place))
+    for (const row of rows) {
+      place = row.end;
+      characters += row.text.length;
+      const mapped =
+        "problem" in row ? { problem: { detail: detailOf(row.problem, config.encoding) } } : map(row.cells);
+      if ("event" in mapped) events.push(mapped.event);
+      else
+        unparsable.push({
+          reason: sentenceOf(row.line, mapped.problem),
+          record: { file: upload.name, line: row.line, text: headOf(row.text) },
+        });
+      if (events.length + unparsable.length < MAX_ROWS && characters < MAX_CHARACTERS) continue;
+      const checkpoint = { upload: upload.id, offset: place.offset, line: place.line, isRead: false };
+      return { events, unparsable, checkpoint, done: false, progress: place.offset / upload.size };
+    }
   return endOf(upload, { events, unparsable }, place.line);
 }

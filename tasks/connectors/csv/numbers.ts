@@ -1,7 +1,7 @@
-/** How whole numbers are written: in groups of three digits, or of two before the last three, as in India. */
+/** How whole numbers are written: in groups of three digits; with commas, also as in India, of two before the last three. */
 const shapeOf = (separators: string) =>
   new RegExp(
-    `^(?:\\d+|\\d{1,3}(?:([${separators}])\\d{3})(?:\\1\\d{3})*|\\d{1,2}(?:([${separators}])\\d{2})(?:\\2\\d{2})*\\2\\d{3})$`,
+    `^(?:\\d+|\\d{1,3}(?:([${separators}])\\d{3})(?:\\1\\d{3})*${separators.includes(",") ? "|\\d{1,2}(?:,\\d{2})+,\\d{3}" : ""})$`,
   );
 const BLANKS_AND_APOSTROPHES = " \u00a0\u202f'\u2019";
 const shapes = { ".": shapeOf(`,${BLANKS_AND_APOSTROPHES}`), ",": shapeOf(`.${BLANKS_AND_APOSTROPHES}`) };

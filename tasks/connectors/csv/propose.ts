@@ -69,12 +69,9 @@ function propertyOf({ name, kind, format }: GuessedColumn, timeZone = "UTC") {
   return { column: name, kind: kinds[kind] ?? ("text" as const) };
 }
 
-/** "Store no." becomes storeNo, as properties are written in docs/events.md; what has no such letters stays. */
+/** "Store no." becomes storeNo, as properties are written in docs/events.md. */
 function propertyName(column: string): string {
-  const words = column
-    .normalize("NFKD")
-    .replaceAll(/\p{M}/gu, "")
-    .match(/[A-Za-z0-9]+/g);
+  const words = column.match(/[\p{L}\p{M}\p{N}]+/gu);
   if (!words) return column.slice(0, 100);
   const [first = "", ...others] = words.map((word) => (/^[A-Z0-9]+$/.test(word) ? word.toLowerCase() : word));
   const capital = (word: string) => `${word[0]?.toUpperCase()}${word.slice(1)}`;

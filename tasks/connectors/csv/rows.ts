@@ -1,7 +1,7 @@
 import { firstRow } from "../../../src/events/import/csv.ts";
 import { byteOrderMark } from "../../../src/events/import/file.ts";
 import { type ByteSource, readLines } from "../../../src/events/import/lines.ts";
-import type { Encoding, Place, Problem } from "../../../src/events/import/records.ts";
+import type { Encoding, Line, Place, Problem } from "../../../src/events/import/records.ts";
 import { type Row, Rows } from "../../../src/events/import/rows.ts";
 import { type ColumnProblem, headerOf, problemsOfColumns } from "./columns.ts";
 import type { CsvConfig } from "./settings.ts";
@@ -61,16 +61,19 @@ export async function readColumns(
   return { header, start: config.hasHeader ? row.end : file.start, problems };
 }
 
-/** The rows from a place on. */
+/** The rows from a place on, as many at a time as a read brings. Each of these iterables must be emptied before the next. */
 export async function* readRows(
   file: CsvFile,
   delimiter: string,
   width: number,
   from: Place,
-): AsyncGenerator<Row> {
+): AsyncGenerator<Iterable<Row>> {
   const rows = new Rows(delimiter, width);
-  for await (const lines of readLines(file, from)) for (const line of lines) yield* rows.add(line);
-  yield* rows.finish();
+  for await (const lines of readLines(file, from)) yield rowsOfLines(rows, lines);
+  yield rows.finish();
+}
+function* rowsOfLines(rows: Rows, lines: Iterable<Line>): Generator<Row> {
+  for (const line of lines) yield* rows.add(line);
 }
 
 export const detailOf = ({ reason, detail }: Problem, encoding: Encoding): string =>
