@@ -507,6 +507,13 @@ describe("a preview", () => {
       { value: "1234.50", currency: "USD", sourceId: "order:A1", properties: {} },
     ],
     [
+      "Excel's, which names its delimiter first",
+      "\uFEFFsep=;\r\nDate;Qty\r\n2026-03-05;1,5\r\n",
+      { delimiter: ";", decimalSeparator: "," },
+      { value: { column: "Qty" } },
+      { timestamp: "2026-03-04T23:00:00Z", value: "1.5" },
+    ],
+    [
       "tabs, without a header",
       "2026-03-05T10:00:00Z\t12.50\n2026-03-06T10:00:00Z\t12.50\n",
       { delimiter: "\t", hasHeader: false },

@@ -41,3 +41,4 @@ comment on table app_private.upload_chunks is 'The bytes of files until they are
 --!include functions/needs_credentials.sql
 --!include functions/sync.sql
 --!include functions/uploads.sql
+--!include functions/purge.sql

@@ -3,7 +3,7 @@ export const CHUNK_BYTES = 524_288;
 
 /** What uploads may take of an instance. Tests shorten it. */
 export const uploadLimits = {
-  perInstance: 6,
+  perInstance: 20,
   perTenant: 2,
   /** From the first byte to the last; a little less than Node's own patience with a request. */
   durationMs: 280_000,

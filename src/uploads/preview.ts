@@ -12,7 +12,7 @@ import {
 } from "../../tasks/connectors/csv/guess.ts";
 import { makeMapper, type RowProblem, sentenceOf } from "../../tasks/connectors/csv/map.ts";
 import { type ProposedConfig, proposeConfig } from "../../tasks/connectors/csv/propose.ts";
-import { detailOf, openCsv, readColumns, readRows } from "../../tasks/connectors/csv/rows.ts";
+import { detailOf, MAX_COLUMNS, openCsv, readColumns, readRows } from "../../tasks/connectors/csv/rows.ts";
 import { type CsvConfig, csvConfig } from "../../tasks/connectors/csv/settings.ts";
 import { readLines } from "../events/import/lines.ts";
 import { headOf, type Place } from "../events/import/records.ts";
@@ -94,8 +94,9 @@ async function guess(bytes: Buffer, given: CsvConfig | undefined, hints: Hints) 
   const delimiter = given?.delimiter ?? guessDelimiter(lines);
   const rows = rowsOf(lines, delimiter);
   const hasHeader = given?.hasHeader ?? guessHeader(rows);
-  const header = headerOf(rows[0] ?? [], hasHeader);
-  const body = (hasHeader ? rows.slice(1) : rows).filter((cells) => cells.length === header.length);
+  // More than a file may have is told by whoever reads its columns.
+  const header = headerOf(rows[0] ?? [], hasHeader).slice(0, MAX_COLUMNS);
+  const body = (hasHeader ? rows.slice(1) : rows).filter((cells) => cells.length === rows[0]?.length);
   const decimalSeparator = given?.decimalSeparator ?? guessDecimalSeparator(body);
   const columns = header.map((name, index) =>
     guessColumn(

@@ -44,7 +44,7 @@ export function problemsOfColumns(config: CsvConfig, header: readonly string[]):
 
 function suggestion(column: string, header: readonly string[]): string {
   const near = header
-    .map((name) => ({ name, away: distance(name.toLowerCase(), column.toLowerCase()) }))
+    .map((name) => ({ name, away: distance(name.slice(0, 200).toLowerCase(), column.toLowerCase()) }))
     .sort((one, other) => one.away - other.away)[0];
   if (near && near.name !== "" && near.away <= Math.max(2, column.length / 3))
     return ` Did you mean "${near.name}"?`;

@@ -67,7 +67,9 @@ export const guessHeader = ([first = []]: readonly string[][]): boolean =>
 
 /** The separator by which more of what looks like an amount is a number. */
 export function guessDecimalSeparator(rows: readonly string[][]): "." | "," {
-  const amounts = rows.flat().filter((cell) => /^[^\p{L}]*\d[.,]\d{1,2}[^\p{L}\d]*$/u.test(cell.trim()));
+  const amounts = rows
+    .flat()
+    .filter((cell) => cell.length <= 40 && /^[^\p{L}]*\d[.,]\d{1,2}[^\p{L}\d]*$/u.test(cell.trim()));
   const count = (separator: "." | ",") =>
     amounts.filter((cell) => readDecimal(cell, separator) !== undefined).length;
   return count(",") > count(".") ? "," : ".";

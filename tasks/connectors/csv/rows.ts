@@ -6,6 +6,8 @@ import { type Row, Rows } from "../../../src/events/import/rows.ts";
 import { type ColumnProblem, headerOf, problemsOfColumns } from "./columns.ts";
 import type { CsvConfig } from "./settings.ts";
 
+export const MAX_COLUMNS = 1_000;
+
 export type CsvFile = { handle: ByteSource; size: number; encoding: Encoding; start: Place };
 
 /** What makes a whole file unreadable, in a sentence; `columns` where the mapping does not fit it. */
@@ -22,7 +24,7 @@ export async function openCsv(
   { handle, size }: { handle: ByteSource; size: number },
   encoding: Encoding,
 ): Promise<CsvFile> {
-  const head = Buffer.alloc(4);
+  const head = Buffer.alloc(16);
   const { bytesRead } = await handle.read(head, 0, head.length, 0);
   const start = head.subarray(0, bytesRead);
   if (bytesRead === 0) throw new Unreadable("The file is empty.");
@@ -32,7 +34,11 @@ export async function openCsv(
     throw new Unreadable(
       `The file says that it is ${mark.encoding}, by its byte order mark; the mapping says ${encoding}.`,
     );
-  return { handle, size, encoding, start: { offset: mark?.length ?? 0, line: 1 } };
+  const offset = mark?.length ?? 0;
+  // What Excel writes before the header, for itself.
+  const [hint = ""] = /^sep=[^\r\n]\r?\n/i.exec(start.subarray(offset).toString("latin1")) ?? [];
+  const place = hint === "" ? { offset, line: 1 } : { offset: offset + hint.length, line: 2 };
+  return { handle, size, encoding, start: place };
 }
 
 function assertText(head: Buffer): void {
@@ -56,6 +62,8 @@ export async function readColumns(
     throw new Unreadable(`The first row cannot be read. ${detailOf(row.problem, config.encoding)}`);
   if (row.cells.some((cell) => cell.includes("\r")))
     throw new Unreadable("The lines of this file end in CR alone; they must end in LF or CRLF.");
+  if (row.cells.length > MAX_COLUMNS)
+    throw new Unreadable(`The file has ${row.cells.length} columns; it may have ${MAX_COLUMNS}.`);
   const header = headerOf(row.cells, config.hasHeader);
   const problems = problemsOfColumns(config, header);
   return { header, start: config.hasHeader ? row.end : file.start, problems };

@@ -146,6 +146,7 @@ export const csvConfig = z.object({
   }),
   properties: z
     .record(z.string().min(1).max(100), property)
+    .refine((all) => Object.keys(all).length <= 200, "A mapping has at most 200 properties.")
     .default({})
     .meta({ title: "Properties", description: "What else is kept of a row, by the property's name." }),
 });
