@@ -31,6 +31,9 @@ import { makeSockets, type SocketLimits, type Sockets, socketLimits } from "./re
 import { makeWebhooksRouter } from "./webhooks/router.ts";
 import { makeWebhookService } from "./webhooks/service.ts";
 import { makeWebhookUrls, WEBHOOKS } from "./webhooks/urls.ts";
+import { type UploadLimits, uploadLimits } from "./uploads/limits.ts";
+import { makeUploadsRouter } from "./uploads/router.ts";
+import { makeUploadService } from "./uploads/service.ts";
 
 export type AppOptions = {
   config: Pick<Config, "NODE_ENV" | "CORS_ORIGINS" | "TRUST_PROXY" | "GRAPHQL_INTROSPECTION">;
@@ -53,6 +56,7 @@ export type AppOptions = {
   /** A login that may LISTEN. */
   listenUrl: string;
   socketLimits?: Partial<SocketLimits>;
+  uploadLimits?: Partial<UploadLimits>;
   /** Milliseconds that only go forward, for limits kept in memory. */
   clock?: () => number;
 };
@@ -157,6 +161,8 @@ export async function createApp(options: AppOptions): Promise<App> {
   app.use(makeEventsRouter(makeEventService(authenticatorPool), lastUse));
   const limits = { ...exportLimits, ...options.exportLimits };
   app.use(makeExportsRouter(makeExportService(authenticatorPool, limits), lastUse, limits));
+  const ofUploads = { ...uploadLimits, ...options.uploadLimits };
+  app.use(makeUploadsRouter(makeUploadService(authenticatorPool, ofUploads), lastUse, ofUploads));
   await graphql.addTo(app, null, false);
   app.get("/", (_request, response) => void response.redirect(development ? "/graphiql" : "/healthz"));
   // 7. Nothing else is here.

@@ -17,6 +17,7 @@ import { startPasswordReset } from "./start_password_reset.ts";
 import { syncAfterWebhooks } from "./sync_after_webhooks.ts";
 import { syncDueIntegrations } from "./sync_due_integrations.ts";
 import { syncIntegration } from "./sync_integration.ts";
+import { tendUploads } from "./tend_uploads.ts";
 
 export type TaskServices = {
   pool: pg.Pool;
@@ -58,6 +59,8 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   cancel_analyst_statements: cancelAnalystStatements(services),
   // Sets the subject of events that were there before it was declared.
   promote_subjects: promoteSubjects(services),
+  // Deletes uploads that nobody will finish, and has files read that wait.
+  tend_uploads: tendUploads(services),
   // Computes the rollups of what changed.
   refresh_rollups: refreshRollups(services),
 });
@@ -66,6 +69,7 @@ export const schedule: CronItem[] = [
   { task: "sync_due_integrations", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "maintain_partitions", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "cancel_analyst_statements", match: "* * * * *", options: { backfillPeriod: 0 } },
+  { task: "tend_uploads", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "refresh_rollups", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "promote_subjects", match: "*/5 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_events", match: "23 * * * *", options: { backfillPeriod: 0 } },

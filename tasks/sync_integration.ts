@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { JobHelpers, Task } from "graphile-worker";
 import { z } from "zod";
 import { unseal } from "../src/crypto/keyRing.ts";
+import { makeFiles } from "../src/uploads/files.ts";
 import { withTenant } from "../src/worker/withTenant.ts";
 import { ProviderError } from "./connectors/connector.ts";
 import { connectorFor, providerUrl } from "./connectors/index.ts";
@@ -92,7 +93,10 @@ async function* pullPages(
 ): AsyncGenerator<void> {
   const connector = connectorFor(sync.provider);
   const config = connector.config.parse(sync.config);
-  const credentials = connector.credentials.parse(openCredentials(services, sync, place));
+  const credentials = connector.credentials.parse(
+    connector.needsCredentials === false ? {} : openCredentials(services, sync, place),
+  );
+  const files = makeFiles(services.pool, { ...place, task: TASK });
   const source = `${sync.provider}:${place.integrationId}`;
   const baseUrl = providerUrl(sync.provider, config, services.simulatorUrl);
   for (const [name, stream] of Object.entries(connector.streams)) {
@@ -100,7 +104,8 @@ async function* pullPages(
     for (let done = false; !done; ) {
       const now = new Date();
       const { fetch } = services;
-      const page = await stream.fetchPage({ config, credentials, checkpoint, now, signal, fetch, baseUrl });
+      const request = { config, credentials, checkpoint, now, signal, fetch, baseUrl, files };
+      const page = await stream.fetchPage(request);
       const { events, unparsable } = storablePage(page, source);
       await inTenant("select * from app_hidden.save_sync_page($1, $2, $3, $4, $5, $6, $7)", [
         name,

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { exportPaths, exportSchemas } from "../exports/openapi.ts";
 import { problem, problems, ref, retryable, schemaOf } from "../http/openapiParts.ts";
 import { webhookPaths } from "../webhooks/openapi.ts";
+import { uploadPaths, uploadSchemas } from "../uploads/openapi.ts";
 import { MAX_EVENTS } from "./batch.ts";
 import { MAX_DEPTH } from "./text.ts";
 
@@ -160,6 +161,7 @@ export const openApi = {
     },
     ...exportPaths,
     ...webhookPaths,
+    ...uploadPaths,
   },
   components: {
     securitySchemes: {
@@ -173,6 +175,7 @@ export const openApi = {
       Event: schemaOf(event),
       Receipts: schemaOf(receipts),
       ...exportSchemas,
+      ...uploadSchemas,
       Problem: schemaOf(problem),
     },
   },

@@ -1,4 +1,5 @@
 import type { z } from "zod";
+import type { ByteSource } from "../../src/events/import/lines.ts";
 
 /** An event as `docs/events.md` defines it. A connector leaves `source` to the engine. */
 export type EventInput = {
@@ -44,6 +45,30 @@ export type Call<Config, Credentials> = {
   fetch: typeof globalThis.fetch;
   /** Chosen by the engine, never by a tenant: a tenant who names the host makes us call anything. */
   baseUrl: string;
+  /** The files of this integration, for a connector that reads those instead of calling anybody. */
+  files?: Files;
+};
+
+/** Files that people uploaded for one integration. */
+export type Files = {
+  /** The oldest that waits to be read. */
+  next(): Promise<UploadedFile | undefined>;
+  /** It was read to its end, and what it held is saved: its bytes go. */
+  release(id: string): Promise<void>;
+};
+
+export type UploadedFile = {
+  id: string;
+  name: string;
+  size: number;
+  /** The integration's config when the file came, as it was then. */
+  config: unknown;
+  /** Between these, events are taken. */
+  earliest: Date;
+  latest: Date;
+  /** Those that events may have. */
+  currencies: ReadonlySet<string>;
+  handle: ByteSource;
 };
 
 export type PageRequest<Config, Credentials, Checkpoint> = Call<Config, Credentials> & {
@@ -96,7 +121,9 @@ export type Connector<Config = unknown, Credentials = unknown> = {
   /** For a form: each field of both schemas has a title and a description (`.meta`). */
   config: z.ZodType<Config>;
   credentials: z.ZodType<Credentials>;
-  /** Base URLs by `config.environment`. */
+  /** False where nobody is asked who we are; app_private.needs_credentials says the same to SQL. */
+  needsCredentials?: boolean;
+  /** Base URLs by `config.environment`; none where nobody is called. */
   hosts: Record<string, string>;
   streams: Record<string, Stream<Config, Credentials>>;
   /** The cheapest call that proves settings and credentials; `account` is a name that a person recognises. */

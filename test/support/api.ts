@@ -56,6 +56,9 @@ export async function startApi(
       | "publicUrl"
     >
   > & {
+  options: Partial<
+    Pick<AppOptions, "tenantPredicate" | "log" | "clock" | "exportLimits" | "uploadLimits">
+  > & {
     config?: Partial<AppOptions["config"]>;
   } = {},
 ): Promise<TestApi> {
@@ -82,6 +85,7 @@ export async function startApi(
     ...(options.clock ? { clock: options.clock } : {}),
     ...(options.tenantPredicate === undefined ? {} : { tenantPredicate: options.tenantPredicate }),
     ...(options.exportLimits ? { exportLimits: options.exportLimits } : {}),
+    ...(options.uploadLimits ? { uploadLimits: options.uploadLimits } : {}),
   });
   const server = createServer(app.express).on("upgrade", app.sockets.upgrade);
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));

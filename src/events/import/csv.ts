@@ -1,7 +1,7 @@
 import { UserError } from "../../config.ts";
 import { parseJson } from "../text.ts";
 import type { ImportFile } from "./file.ts";
-import { readLines } from "./lines.ts";
+import { type ByteSource, readLines } from "./lines.ts";
 import type { FileRecord, Place, Problem, RecordReader } from "./records.ts";
 import { type Row, Rows } from "./rows.ts";
 
@@ -27,7 +27,11 @@ export async function readHeader(
   return { columns, start: row.end };
 }
 
-async function firstRow(file: ImportFile, delimiter: string): Promise<Row | undefined> {
+/** The first row of a file. */
+export async function firstRow(
+  file: Pick<ImportFile, "size" | "encoding" | "start"> & { handle: ByteSource },
+  delimiter: string,
+): Promise<Row | undefined> {
   const rows = new Rows(delimiter);
   for await (const lines of readLines(file, file.start))
     for (const line of lines) for (const row of rows.add(line)) return row;

@@ -45,16 +45,22 @@ export async function openImportFile(path: string, encoding: Encoding): Promise<
 }
 
 function markLength(head: Buffer, encoding: Encoding): number {
-  if (head.equals(Buffer.from([0xef, 0xbb, 0xbf]))) {
-    if (encoding === "utf8") return 3;
-    throw new UserError("The file says that it is UTF-8, by its byte order mark: leave out --encoding.");
-  }
-  const [first, second] = head;
-  if (first === 0xff && second === 0xfe) {
-    if (encoding === "utf16le") return 2;
-    throw new UserError("The file says that it is UTF-16, by its byte order mark: add --encoding utf16le.");
-  }
-  return 0;
+  const mark = byteOrderMark(head);
+  if (!mark) return 0;
+  if (mark.encoding === encoding) return mark.length;
+  throw new UserError(
+    mark.encoding === "utf8"
+      ? "The file says that it is UTF-8, by its byte order mark: leave out --encoding."
+      : "The file says that it is UTF-16, by its byte order mark: add --encoding utf16le.",
+  );
+}
+
+/** What the first bytes of a file say of its encoding. */
+export function byteOrderMark(head: Buffer): { encoding: Encoding; length: number } | undefined {
+  const [first, second, third] = head;
+  if (first === 0xef && second === 0xbb && third === 0xbf) return { encoding: "utf8", length: 3 };
+  if (first === 0xff && second === 0xfe) return { encoding: "utf16le", length: 2 };
+  return undefined;
 }
 
 const CHUNK = 4 * 1024 * 1024;

@@ -1,13 +1,17 @@
 import { isUtf8 } from "node:buffer";
-import type { FileHandle } from "node:fs/promises";
 import { type Encoding, headOf, type Line, MAX_LINE_BYTES, type Place, type Problem } from "./records.ts";
+
+/** What bytes are read from, as from a FileHandle: fewer than `length` may come, and none at the end. */
+export type ByteSource = {
+  read(buffer: Buffer, offset: number, length: number, position: number): Promise<{ bytesRead: number }>;
+};
 
 /**
  * The lines from a place to `size`, as many at a time as a read brings. Each of these iterables must be emptied before
  * the next is asked for: all of them read one buffer. Of a line that is too long, only its head is kept.
  */
 export async function* readLines(
-  { handle, size, encoding }: { handle: FileHandle; size: number; encoding: Encoding },
+  { handle, size, encoding }: { handle: ByteSource; size: number; encoding: Encoding },
   from: Place,
 ): AsyncGenerator<Iterable<Line>> {
   const { unit, find, decode } = decoders[encoding];
