@@ -12,6 +12,8 @@ export type EventInput = {
   source?: string;
   sourceId?: string;
   sourceVersion?: string;
+  /** The source no longer has the record: its event goes. */
+  deleted?: boolean;
 };
 
 export type UnparsableRecord = { sourceId?: string; reason: string; record: unknown };
