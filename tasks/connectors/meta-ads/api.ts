@@ -82,12 +82,15 @@ async function exchange(call: MetaCall, { method = "GET", path, params = {} }: M
   }
 }
 
+// Numbers outside quotes that a double may round. Meta quotes nearly all, and looking at each value is slow.
+const inexact = /[:,[]\s*-?\d+(?:\.\d|[eE]|\d{12})/;
+
 /** A number that a double would round stays text. */
 function parseJson(text: string): unknown {
   const exact = (_key: string, value: unknown, ...[context]: { source?: string }[]) =>
     typeof value === "number" && !Number.isSafeInteger(value) ? (context?.source ?? value) : value;
   try {
-    return JSON.parse(text, exact);
+    return inexact.test(text) ? JSON.parse(text, exact) : JSON.parse(text);
   } catch {
     return undefined;
   }

@@ -26,6 +26,8 @@ const rowsPage = z.object({
     .optional(),
 });
 
+const campaignRows = z.array(z.object({ campaign_id: z.string().regex(/^\d+$/) }));
+
 type Reading = { request: MetaRequest<MetaCheckpoint>; level: Level; checkpoint: MetaCheckpoint; pass: Pass };
 type MetaPage = Page<MetaCheckpoint>;
 
@@ -172,8 +174,9 @@ async function listCampaigns(reading: Reading, pass: Pass, cursor: string): Prom
   };
   const path = `act_${accountIdOf(pass)}/insights`;
   const { rows, after, pauses } = await askPage(reading, pass, path, params, cursor || null);
-  const ids = z.array(z.object({ campaign_id: z.string().regex(/^\d+$/) })).parse(rows);
-  const campaigns = { ids: ids.map((row) => row.campaign_id), after };
+  const ids = campaignRows.safeParse(rows).data?.map((row) => row.campaign_id);
+  if (!ids) throw new MetaError("permanent", "Meta's list of campaigns has an unknown shape.");
+  const campaigns = { ids, after };
   if (ids.length > 0 || after !== null) return goOn(reading, { ...pass, campaigns }, { pauses });
   const version = String(reading.request.now.getTime());
   return endStretch(reading, { ...pass, campaigns }, { events: [], unparsable: [], pauses }, version);

@@ -61,6 +61,8 @@ const row = z
   })
   .refine((row) => row.date_start === row.date_stop, "is of several days");
 
+const key = z.looseObject({ date_start: z.iso.date() });
+
 export type MappedRows = {
   events: EventInput[];
   unparsable: UnparsableRecord[];
@@ -69,16 +71,22 @@ export type MappedRows = {
 };
 
 type Mapping = { level: Level; timeZone: string; config: MetaConfig; version: string };
+type DayStart = (date: string) => string;
 
 /** Maps what parses, and keeps the rest with the reason. */
 export function mapRows(rows: unknown[], mapping: Mapping): MappedRows {
   const mapped: MappedRows = { events: [], unparsable: [], found: [] };
-  const key = z.looseObject({ date_start: z.iso.date() });
+  const starts = new Map<string, string>();
+  const startOf: DayStart = (date) => {
+    const start = starts.get(date) ?? new Date(startOfDay(date, mapping.timeZone)).toISOString();
+    starts.set(date, start);
+    return start;
+  };
   for (const record of rows) {
     const known = key.safeParse(record).data;
     const entity = id.safeParse(known?.[byLevel[mapping.level].entity]).data;
     if (known && entity) mapped.found.push({ date: known.date_start, entity });
-    const { event, reason } = toEvent(record, entity, mapping);
+    const { event, reason } = toEvent(record, entity, mapping, startOf);
     if (event) mapped.events.push(event);
     else {
       const sourceId = known && entity ? sourceIdOf(mapping.level, known.date_start, entity) : undefined;
@@ -94,8 +102,8 @@ export const sourceIdOf = (level: Level, date: string, entity: string) =>
 
 type Read = { event: EventInput; reason?: never } | { event?: never; reason: string };
 
-function toEvent(record: unknown, entity: string | undefined, mapping: Mapping): Read {
-  const { level, timeZone, config, version } = mapping;
+function toEvent(record: unknown, entity: string | undefined, mapping: Mapping, startOf: DayStart): Read {
+  const { level, config, version } = mapping;
   const { data, error } = row.safeParse(record);
   if (error) return { reason: z.prettifyError(error) };
   if (!entity) return { reason: `${byLevel[level].entity} is missing.` };
@@ -120,7 +128,7 @@ function toEvent(record: unknown, entity: string | undefined, mapping: Mapping):
   const event = {
     eventType: "ad_insight",
     eventName: byLevel[level].eventName,
-    timestamp: new Date(startOfDay(data.date_start, timeZone)).toISOString(),
+    timestamp: startOf(data.date_start),
     value: data.spend,
     currency: data.account_currency,
     sourceId: sourceIdOf(level, data.date_start, entity),
