@@ -76,6 +76,10 @@ describe("reading", () => {
     expect(held(destination(result))).toEqual(truth.sort((a, b) => (a.sourceId < b.sourceId ? -1 : 1)));
     expect(new Set(result.events.map((event) => event.currency))).toEqual(new Set(["EUR", "JPY"]));
     expect(result.pages.at(-1)).toMatchObject({ done: true, progress: 1, highWater: noon.toISOString() });
+    // The account whose first day begins last: with a full refresh, what is not there since then is gone.
+    const complete = { sourceIdPrefix: "ad_insight:campaign:", since: "2026-01-30T15:00:00.000Z" };
+    expect(result.pages.map((page) => page.complete).filter(Boolean)).toEqual([complete]);
+    expect(result.pages.at(-1)?.complete).toEqual(complete);
     const progress = result.pages.map((page) => page.progress ?? 0);
     expect(progress).toEqual([...progress].sort((a, b) => a - b));
   });
@@ -85,8 +89,9 @@ describe("reading", () => {
     const config = { backfillDays: 20 };
     const { checkpoint } = await run(simulator, "campaigns", undefined, { config });
     expect(simulator.requests.map(({ path }) => path)).toEqual(["act_4410882", "act_4410882/insights"]);
-    await run(simulator, "campaigns", checkpoint, { config, now: days(1) });
+    const next = await run(simulator, "campaigns", checkpoint, { config, now: days(1) });
     expect(simulator.requests).toHaveLength(3);
+    expect(next.pages.at(-1)?.complete).toBeUndefined();
   });
 
   test("the token is in no address, and cursors are sent on without the address that comes with them", async () => {
@@ -162,10 +167,12 @@ describe("reading", () => {
     expect(page.events.length).toBeGreaterThan(20);
     const known = page.unparsable.map(({ sourceId }) => sourceId);
     expect(known.slice(0, 4)).toEqual(
-      Array(4).fill(expect.stringMatching(/^ad_insight:2026-\d\d-\d\d:2385\d+$/)),
+      Array(4).fill(expect.stringMatching(/^ad_insight:campaign:2026-\d\d-\d\d:2385\d+$/)),
     );
     expect(known[4]).toBeUndefined();
     for (const { reason } of page.unparsable) expect(reason).toMatch(/\w/);
+    // What could not be read is not gone.
+    expect((await run(simulator, "campaigns", page.checkpoint)).pages.at(-1)?.complete).toBeUndefined();
   });
 });
 
@@ -203,6 +210,7 @@ describe("time", () => {
     const range = { since: new Date("2025-06-01T12:00:00Z"), until: new Date("2025-07-05T22:00:00Z") };
     const result = await run(simulator, "campaigns", undefined, { range });
     expect(held(destination(result))).toEqual(simulator.truth("campaign", "2025-06-02", "2025-07-05"));
+    expect(result.pages.at(-1)?.complete).toBeUndefined();
     const nothing = { since: new Date("2025-06-01T12:00:00Z"), until: new Date("2025-06-01T13:00:00Z") };
     expect((await run(simulator, "campaigns", undefined, { range: nothing })).events).toEqual([]);
     const future = { since: days(30), until: days(60) };
@@ -234,7 +242,7 @@ describe("the look-back", () => {
     simulator.restate(ad, "2026-01-15", { spend: 1 });
     const two = await run(simulator, "ads", one.checkpoint, { now });
     expect(held(destination(one, two))).toEqual(simulator.truth("ad", "2026-02-09", "2026-03-12"));
-    const restated = two.events.find(({ sourceId }) => sourceId === `ad_insight:2026-02-20:${ad}`);
+    const restated = two.events.find(({ sourceId }) => sourceId === `ad_insight:ad:2026-02-20:${ad}`);
     expect(restated).toMatchObject({ value: "777.77", properties: { conversions: 9 } });
     const before = destination(one);
     const oldest = two.events.map(({ timestamp }) => timestamp).sort()[0];
@@ -272,7 +280,7 @@ describe("the look-back", () => {
     const four = await later(18, three.checkpoint);
     expect([two, three, four].flatMap(gone)).toEqual([]);
     const five = await later(3, four.checkpoint);
-    expect(gone(five)).toEqual([`ad_insight:${date}:${ad}`]);
+    expect(gone(five)).toEqual([`ad_insight:ad:${date}:${ad}`]);
     const runs = [one, two, three, four, five];
     expect(held(destination(...runs))).toEqual(simulator.truth("ad", first, "2026-03-13"));
     simulator.restate(ad, date, { spend: 5 });

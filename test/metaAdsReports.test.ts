@@ -73,7 +73,7 @@ describe("reports", () => {
       config: { backfillDays: 31 },
     });
     const held = destination(backfill, ordered, rest);
-    expect(held.get(`ad_insight:2026-03-05:${ad}`)?.value).toBe("1.23");
+    expect(held.get(`ad_insight:ad:2026-03-05:${ad}`)?.value).toBe("1.23");
   });
 
   test.each([

@@ -124,7 +124,7 @@ export function* truthOf(
     for (const entity of view.world.entitiesOf(account, level)) {
       const figures = figuresOf(view, account, entity, date);
       if (!figures) continue;
-      const id = level === "account" ? `act_${account.id}` : entity.names[`${level}_id`];
+      const id = entity.names[`${level}_id`];
       const { impressions, clicks, reach, purchases } = figures;
       const properties: Record<string, unknown> = {
         ...{ date, accountId: `act_${account.id}`, impressions, clicks, reach, conversions: purchases },
@@ -137,7 +137,7 @@ export function* truthOf(
         properties[`${key}Name`] = entity.names[`${part}_name`];
       }
       yield {
-        sourceId: `ad_insight:${date}:${id}`,
+        sourceId: `ad_insight:${level === "adset" ? "ad_set" : level}:${date}:${id}`,
         eventType: "ad_insight",
         eventName: names[level],
         timestamp: new Date(firstInstant(date, account.timeZone)).toISOString(),

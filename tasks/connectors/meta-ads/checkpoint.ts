@@ -43,6 +43,8 @@ const pass = z.object({
   /** How often this stretch was begun anew, and when for the last time. */
   failures: z.int().min(0),
   failedAt: instant.nullable(),
+  /** From when on it has read everything; null when it began later than the beginning, or could not read some row. */
+  wholeSince: instant.nullable(),
   /** Whether it counts rows that are missing. */
   counts: z.boolean(),
 });

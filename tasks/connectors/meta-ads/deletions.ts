@@ -7,8 +7,7 @@ import type { Memory } from "./checkpoint.ts";
  * readings, some hours apart, have missed it: Meta's answers are incomplete at times, and offsets shift under a reader.
  * A wrong deletion mends itself, since the row comes back with a newer version.
  *
- * The memory is bounded. An account with more campaigns (or ad sets, ads) than that has no deletions of rows; a full
- * refresh does not find them either, as the rows are not there to be read.
+ * The memory is bounded: with more campaigns (or ad sets, ads) than that, only a full refresh finds deletions.
  */
 export const rememberedEntities = 1000;
 export const rememberedDays = 29;

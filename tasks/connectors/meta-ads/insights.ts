@@ -8,7 +8,7 @@ import { MetaError } from "./errors.ts";
 import { openAccount, openPass, stretchOf, timeZoneOf } from "./passes.ts";
 import { afterRest, remedyOf } from "./remedies.ts";
 import { awaitReport, startReport } from "./reports.ts";
-import { byLevel, fieldsOf, type MappedRows, mapRows, sourceIdOf } from "./rows.ts";
+import { byLevel, fieldsOf, type MappedRows, mapRows, sourceIdOf, sourceIdPrefix } from "./rows.ts";
 import {
   accountScope,
   type Level,
@@ -106,10 +106,11 @@ async function readRows(
   const mapped = mapRows(rows, { level, timeZone, config: request.config, version });
   const remembering = withMemory(reading, pass, mapped);
   const page = { events: mapped.events, unparsable: mapped.unparsable, pauses };
-  if (after !== null) return goOn(remembering, { ...pass, after }, page);
+  const read = mapped.unparsable.length > 0 ? { ...pass, wholeSince: null } : pass;
+  if (after !== null) return goOn(remembering, { ...read, after }, page);
 
   const campaigns = pass.campaigns && { ...pass.campaigns, ids: pass.campaigns.ids.slice(1) };
-  const next = { ...pass, after: null, report: null, failures: 0, failedAt: null, campaigns };
+  const next = { ...read, after: null, report: null, failures: 0, failedAt: null, campaigns };
   const isMore = campaigns && (campaigns.ids.length > 0 || campaigns.after !== null);
   return isMore ? goOn(remembering, next, page) : endStretch(remembering, next, page, version);
 }
@@ -161,6 +162,9 @@ async function endStretch(
     done: true,
     highWater: pass.openedAt,
     progress: 1,
+    ...(pass.wholeSince
+      ? { complete: { sourceIdPrefix: sourceIdPrefix(level), since: pass.wholeSince } }
+      : {}),
   };
 }
 

@@ -31,7 +31,15 @@ export async function openPass(request: MetaRequest<MetaCheckpoint>, level: Leve
   if (checkpoint.pass?.settings === settings) return { checkpoint, pass: checkpoint.pass, pauses: [] };
   const openedAt = request.now.toISOString();
   const accountIds = accountIdsOf(request.config);
-  return openAccount(request, level, checkpoint, { settings, openedAt, accountIds, index: 0 });
+  // Of several accounts, whose days begin at different times, the latest counts.
+  const openedFrom = checkpoint.pass || request.range ? null : new Date(0).toISOString();
+  return openAccount(request, level, checkpoint, {
+    settings,
+    openedAt,
+    accountIds,
+    index: 0,
+    wholeSince: openedFrom,
+  });
 }
 
 /** Opens the window of the account at `index`, or of the next one that has days to read. */
@@ -39,8 +47,9 @@ export async function openAccount(
   request: MetaRequest<MetaCheckpoint>,
   level: Level,
   checkpoint: MetaCheckpoint,
-  { settings, openedAt, accountIds, index }: Pick<Pass, "settings" | "openedAt" | "accountIds" | "index">,
+  passed: Pick<Pass, "settings" | "openedAt" | "accountIds" | "index" | "wholeSince">,
 ): Promise<Opened> {
+  const { settings, openedAt, accountIds, index } = passed;
   const accounts = { ...checkpoint.accounts };
   const pauses: Pause[] = [];
   for (let next = index; next < accountIds.length; next++) {
@@ -57,6 +66,7 @@ export async function openAccount(
     const memory = request.range ? null : openMemory(account.memory, first);
     accounts[id] = { ...account, memory };
     if (window.since > window.until) continue;
+    const start = new Date(startOfDay(window.since, account.timeZone)).toISOString();
     const byReport =
       (level === "ads" || level === "ad_sets") && window.until >= addDays(window.since, daysAtOnce);
     const hoursApart = request.config.deletionDelayHours * 3_600_000;
@@ -66,6 +76,7 @@ export async function openAccount(
       days: byReport || level === "accounts" ? daysOfReport : daysAtOnce,
       limit: request.config.pageSize,
       ...{ after: null, byReport, report: null, campaigns: null, failures: 0, failedAt: null },
+      wholeSince: passed.wholeSince && !account.readThrough ? later(passed.wholeSince, start) : null,
       counts: !memory?.countedAt || Date.parse(memory.countedAt) + hoursApart <= Date.parse(openedAt),
     };
     return { checkpoint: { accounts, pass }, pass, pauses };

@@ -96,9 +96,12 @@ export function mapRows(rows: unknown[], mapping: Mapping): MappedRows {
   return mapped;
 }
 
-/** Campaigns, ad sets and ads share one space of ids; an account's number is not in it. */
+/** Of all rows of a level. */
+export const sourceIdPrefix = (level: Level) =>
+  `${byLevel[level].eventName.replace("_insight_", "_insight:")}:`;
+
 export const sourceIdOf = (level: Level, date: string, entity: string) =>
-  `ad_insight:${date}:${level === "accounts" ? "act_" : ""}${entity}`;
+  `${sourceIdPrefix(level)}${date}:${entity}`;
 
 type Read = { event: EventInput; reason?: never } | { event?: never; reason: string };
 

@@ -70,21 +70,24 @@ export const metaConfig = z.object({
 export type MetaConfig = z.output<typeof metaConfig>;
 
 export const metaCredentials = z.object({
-  accessToken: z.string().min(1).meta({
+  accessToken: z.string().min(1).max(2000).meta({
     title: "Access token",
     description: "Of a system user with the permission ads_read, who was given the ad accounts.",
+    writeOnly: true,
   }),
   appId: z
     .string()
     .regex(/^\d{1,20}$/)
     .meta({ title: "App ID", description: "The app that the token was made for." }),
-  appSecret: z.string().min(1).meta({
+  appSecret: z.string().min(1).max(200).meta({
     title: "App secret",
     description: "Signs every call, and proves that a webhook comes from Meta.",
+    writeOnly: true,
   }),
   verifyToken: z.string().min(1).max(200).optional().meta({
     title: "Verify token",
     description: "For webhooks: what you enter at Meta beside the callback URL. Any text of yours.",
+    writeOnly: true,
   }),
 });
 export type MetaCredentials = z.output<typeof metaCredentials>;
