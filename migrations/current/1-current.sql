@@ -113,3 +113,5 @@ comment on table app_private.upload_chunks is 'The bytes of files until they are
 --!include functions/delete_tenant.sql
 --!include policies/secrets.sql
 --!include triggers/delete_tenant.sql
+--!include functions/starter_metrics.sql
+--!include views/analytics.sql
