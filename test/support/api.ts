@@ -54,10 +54,8 @@ export async function startApi(
       | "socketLimits"
       | "connectors"
       | "publicUrl"
+      | "uploadLimits"
     >
-  > & {
-  options: Partial<
-    Pick<AppOptions, "tenantPredicate" | "log" | "clock" | "exportLimits" | "uploadLimits">
   > & {
     config?: Partial<AppOptions["config"]>;
   } = {},
