@@ -216,6 +216,9 @@ begin
       from app_private.sync_checkpoints c
       join public.integrations i on i.tenant_id = c.tenant_id and i.id = c.integration_id
     on conflict do nothing;
+    -- Not all at the same time.
+    update public.integrations i set next_sync_at = now() + random() * make_interval(mins => i.sync_interval_minutes)
+     where i.enabled and i.next_sync_at is null;
   end if;
   if to_regclass('app_private.unparsable_records') is not null then
     insert into public.rejected_records (id, tenant_id, integration_id, stream, source_id, reason, record, created_at)
