@@ -255,3 +255,5 @@ drop function if exists public.sync_integration(uuid);
 --!include triggers/sync.sql
 --!include policies/integrations.sql
 --!include policies/syncs.sql
+
+--!include functions/purge.sql
