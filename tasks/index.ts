@@ -18,6 +18,7 @@ import { syncAfterWebhooks } from "./sync_after_webhooks.ts";
 import { syncDueIntegrations } from "./sync_due_integrations.ts";
 import { syncIntegration } from "./sync_integration.ts";
 import { tendUploads } from "./tend_uploads.ts";
+import { syncStream } from "./sync_stream.ts";
 
 export type TaskServices = {
   pool: pg.Pool;
@@ -35,9 +36,11 @@ export type TaskServices = {
 
 /** The name of a task is its file's name and the string in add_job. */
 export const makeTaskList = (services: TaskServices): TaskList => ({
-  // Pulls an integration's data, page by page. Enqueued by app_hidden.request_sync.
+  // Opens a run of each of an integration's streams. Enqueued by app_hidden.request_sync.
   sync_integration: syncIntegration(services),
-  // Enqueues what is due.
+  // Pulls a run's data, page by page. Enqueued by app_private.enqueue_run.
+  sync_stream: syncStream(services),
+  // Enqueues what is due, and takes up runs whose job is gone.
   sync_due_integrations: syncDueIntegrations(services),
   // Turns what a provider sent into events. Enqueued by app_hidden.receive_webhook.
   process_webhook: processWebhook(services),

@@ -90,7 +90,7 @@ const tally = async () =>
 const unparsable = async () =>
   (
     await database.owner.query(
-      "select stream, reason, record from app_private.unparsable_records where integration_id = $1 order by id",
+      "select stream, reason, record from rejected_records where integration_id = $1 order by id",
       [integration],
     )
   ).rows;
@@ -240,7 +240,7 @@ it("goes on where it was when its worker is killed between pages; nothing is los
   expect(await tally()).toMatchObject({ events: 30_000, records: 30_000 });
   // Every page but the one in which it died was read once.
   const { rows } = await database.owner.query(
-    "select events_duplicate::integer as duplicates from app_private.sync_runs where integration_id = $1",
+    "select records_duplicate::integer as duplicates from integration_streams where integration_id = $1",
     [integration],
   );
   expect(rows).toEqual([{ duplicates: 0 }]);

@@ -173,25 +173,6 @@ it("asks for one sync after a burst that names streams, of all of them together"
   expect(await until(syncJob, (jobs) => jobs.length === 0)).toEqual([]);
 });
 
-it("asks again while a sync is under way, which may have read past the change", async () => {
-  await database.owner.query("update integrations set sync_status = 'running' where id = $1", [
-    acme.integrationId,
-  ]);
-  await database.owner.query(
-    `insert into app_private.sync_runs (tenant_id, integration_id, run_id, lease_expires_at)
-     values ($1, $2, uuidv7(), now() + interval '1 hour')`,
-    [acme.id, acme.integrationId],
-  );
-  await work();
-  await send({ id: "1", streams: ["things"] });
-  await until(syncJob, ([job]) => job?.waits === true);
-  await elapse();
-  const again = await until(syncJob, ([job]) => job?.waits === true);
-  expect(again).toEqual([
-    { payload: [{ integrationId: acme.integrationId, stream: "things" }], waits: true },
-  ]);
-});
-
 it("forgets bodies after a week and deliveries after a month, but none that is young", async () => {
   await work();
   for (const id of ["1", "2", "3"]) await send({ id });

@@ -123,7 +123,7 @@ export function makeIntegrationService(options: {
       const signal = AbortSignal.timeout(testMs);
       const given = { config, credentials, now: new Date(), signal, fetch: options.fetch };
       try {
-        const baseUrl = providerUrl(test.provider, config, simulatorUrl);
+        const baseUrl = providerUrl(connector, config, simulatorUrl);
         const { account } = await untilAborted(connector.test({ ...given, baseUrl }), signal);
         return { ok: true, account: withoutSecrets(account, credentials), errorClass: null, error: null };
       } catch (error) {

@@ -6,11 +6,10 @@ import { square } from "./square/index.ts";
 
 /** Every connector, in the order in which people see them. */
 export const connectors: readonly Connector[] = [metaAds, square, csv];
-const byProvider = new Map(connectors.map((connector) => [connector.provider, connector]));
 
 /** The connector of a provider. */
-export function connectorFor(provider: string): Connector {
-  const connector = byProvider.get(provider);
+export function connectorFor(provider: string, among: readonly Connector[] = connectors): Connector {
+  const connector = among.find((one) => one.provider === provider);
   if (!connector)
     throw new ProviderError("permanent", `There is no connector for the provider "${provider}".`);
   return connector;
@@ -20,8 +19,11 @@ export function connectorFor(provider: string): Connector {
  * Where a connector sends its requests: the provider's own hosts, or the operator's simulator. Never a host of the
  * tenant's choice, which could be any machine that we can reach.
  */
-export function providerUrl(provider: string, config: unknown, simulatorUrl: string | undefined): string {
-  const { hosts } = connectorFor(provider);
+export function providerUrl(
+  { hosts }: Connector,
+  config: unknown,
+  simulatorUrl: string | undefined,
+): string {
   // Nobody is called.
   if (Object.keys(hosts).length === 0) return "";
   const { environment } = z.object({ environment: z.string() }).parse(config);

@@ -13,6 +13,7 @@ export async function startTestWorker(
     keyRing?: KeyRing;
     simulatorUrl?: string;
     mailbox?: Mailbox;
+    concurrency?: number;
     connectors?: readonly Connector[];
     log?: Logger;
   } = {},
@@ -21,7 +22,7 @@ export async function startTestWorker(
   const publicFetch = simulatorFetch(options.simulatorUrl);
   const worker = await startWorker({
     workerPool: database.worker,
-    concurrency: 2,
+    concurrency: options.concurrency ?? 2,
     log: options.log ?? silent,
     ...(options.connectors ? { connectors: options.connectors } : {}),
     keyRing: options.keyRing ?? testKeyRing,
