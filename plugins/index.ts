@@ -10,7 +10,7 @@ import { GroupKeysPlugin } from "./groupKeys.ts";
 import { IntegrationConfigPlugin } from "./integrationConfig.ts";
 import { IntegrationsPlugin } from "./integrations.ts";
 import { IntegrationUpdatedPlugin } from "./integrationUpdated.ts";
-import { MetricsPlugin } from "./metrics.ts";
+import { MetricInputsPlugin, MetricsPlugin } from "./metrics.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
 import { PlainNamesPlugin } from "./plainNames.ts";
@@ -46,6 +46,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   EventSeriesPlugin,
   // Formulas are read in TypeScript.
   MetricsPlugin,
+  // A column of JSON says nothing of what is in it.
+  MetricInputsPlugin,
   // pg-aggregates generates the SQL of aggregates, and is extended by plugins alone: more measures,
   AggregateMeasuresPlugin,
   // time zones that are known by name,

@@ -24,4 +24,5 @@ comment on table app_private.retired_credentials is
 --!include policies/app_private.sql
 --!include policies/integrations.sql
 --!include functions/integration_credentials.sql
+--!include functions/purge.sql
 --!include triggers/notifications.sql

@@ -48,7 +48,9 @@ async function printApi(authenticatorUrl: string): Promise<string> {
     ...{ authenticatorPool: pool, log, keyEnvironment: "test" as const },
     ...{ auth: { sessions, accounts: makeAccountService(pool, sessions) } },
     ...{ integrations: { providers: () => [], checkConfig() {}, setCredentials: unused, test: unused } },
-    ...{ subscriptions: { open: () => ({ integrationChanges: { subscribe: nothing }, withPgClient: unused }) } },
+    ...{
+      subscriptions: { open: () => ({ integrationChanges: { subscribe: nothing }, withPgClient: unused }) },
+    },
     ...{ lastUse: { note() {}, flush: unused, close: unused } },
     ...{ development: false, introspection: true },
   });
