@@ -143,6 +143,7 @@ const sentence = ({ path, message }: z.core.$ZodIssue) =>
     ? `${z.core.toDotPath(path)}: ${message}.`
     : message;
 
+=======
 /** graphql-js quotes the whole input object in which one field is wrong: a password or credentials, too. */
 export function withoutValues(message: string): string {
   const [, variable, before = "", reason] =
@@ -150,6 +151,12 @@ export function withoutValues(message: string): string {
   if (variable) return `${variable}${/ at "[\w.[\]]+"$/.exec(before)?.[0] ?? ""}: ${reason}`;
   return message.replace(/^(Expected value of type "[^"]*"), found [[{][\s\S]*$/, "$1.");
 }
+
+/** Our own messages name the argument. Those of zod do not. */
+const sentence = ({ path, message }: z.core.$ZodIssue) =>
+  path.length > 0 && /^(Invalid|Unrecognized|Too) /.test(message)
+    ? `${z.core.toDotPath(path)}: ${message}.`
+    : message;
 
 /** What a client learns of any error: a code and a sentence. What is unexpected is logged under an id and masked. */
 export function makeMaskError(log: Logger) {

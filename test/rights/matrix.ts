@@ -299,6 +299,15 @@ export const functions: Record<string, string> = {
   create_tenant: "- - - - yes",
 };
 
+const whoConnects = "- ?integrations:manage ?integrations:manage yes yes";
+/** Operations that are neither a table nor a function: who may run them. */
+export const operations: Record<string, string> = {
+  availableProviders: signedIn,
+  setIntegrationCredentials: whoConnects,
+  testIntegrationConnection: whoConnects,
+  integrationUpdated: signedIn,
+};
+
 /** The cells of one row, by role. */
 export function cellsOf(row: string): { role: MatrixRole; right: string }[] {
   const rights = row.split(" ");

@@ -1,7 +1,7 @@
 import type pg from "pg";
 import type { Claims } from "../../src/auth/tokens.ts";
 import { createTenant, type TestTenant } from "../support/tenants.ts";
-import { functions, type MatrixRole, tables } from "./matrix.ts";
+import { functions, type MatrixRole, operations, tables } from "./matrix.ts";
 
 const PERMISSIONS = [
   "users:manage",
@@ -74,7 +74,7 @@ export async function makePeople(owner: pg.Pool): Promise<People> {
     );
     claims.set(name, { sub, tenant_id: tenant.id, role, sid: session.rows[0].id });
   };
-  const text = JSON.stringify([tables, functions]);
+  const text = JSON.stringify([tables, functions, operations]);
   const used = PERMISSIONS.filter((permission) => text.includes(`?${permission}`));
   await add(platform, "SUPER_ADMIN", "SUPER_ADMIN", []);
   for (const role of ["VIEWER", "USER", "ADMIN"] as const) await add(acme, role, role, []);

@@ -1,4 +1,4 @@
-import { cellsOf, functions, roles, tables } from "./matrix.ts";
+import { cellsOf, functions, operations, roles, tables } from "./matrix.ts";
 
 const HEAD = `# Roles
 
@@ -42,6 +42,14 @@ export function printMatrix(): string {
     ...table(
       "",
       Object.entries(functions).map(([name, row]) => [`\`${name}\``, row]),
+    ),
+    "",
+  );
+  lines.push("## Operations", "", "What is neither a table nor a function.", "");
+  lines.push(
+    ...table(
+      "",
+      Object.entries(operations).map(([name, row]) => [`\`${name}\``, row]),
     ),
     "",
   );
