@@ -61,3 +61,4 @@ comment on column app_private.tenant_deletions.deleted is 'How many rows went so
 --!include functions/delete_tenant.sql
 --!include policies/secrets.sql
 --!include triggers/delete_tenant.sql
+--!include functions/purge.sql
