@@ -61,7 +61,7 @@ it("checks, rotates and rewraps, and says what it did", async () => {
   for (const said of [lost, found])
     for (const secret of [SECRET, one?.key ?? "", two?.key ?? ""])
       expect(said.out + said.err).not.toContain(secret);
-});
+}, 120_000);
 
 it.each<[sentence: string, args: string[]]>([
   ["keys:check takes no --tenant", ["check", "--tenant", "acme"]],

@@ -137,13 +137,6 @@ export function explain(error: unknown): Explained | undefined {
   return undefined;
 }
 
-/** Our own messages name the argument. Those of zod do not. */
-const sentence = ({ path, message }: z.core.$ZodIssue) =>
-  path.length > 0 && /^(Invalid|Unrecognized|Too) /.test(message)
-    ? `${z.core.toDotPath(path)}: ${message}.`
-    : message;
-
-=======
 /** graphql-js quotes the whole input object in which one field is wrong: a password or credentials, too. */
 export function withoutValues(message: string): string {
   const [, variable, before = "", reason] =
