@@ -149,6 +149,9 @@ describe("reading", () => {
       value: "90071992547409931234.056789",
       properties: { impressions: 12 },
     });
+    // Not quoted, and not what a double would make of it.
+    simulator.setCorruption((row) => ({ ...row, spend: 5339.57 }));
+    expect((await fetchPage(simulator, "campaigns")).events[0]).toMatchObject({ value: "5339.57" });
   });
 
   test("rows that cannot be read are kept with their reason and id, and the others go on", async () => {

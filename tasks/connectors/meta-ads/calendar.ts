@@ -48,8 +48,6 @@ export function startOfDay(date: string, timeZone: string): number {
   const midnight = Date.parse(date);
   const offsets = [-dayMs, dayMs].map((apart) => wallClock(midnight + apart, timeZone) - midnight - apart);
   const candidates = offsets.map((offset) => midnight - offset).sort((a, b) => a - b);
-  const first = candidates.find(
-    (time) => dateIn(time, timeZone) === date && dateIn(time - 1000, timeZone) !== date,
-  );
+  const first = candidates.find((time) => dateIn(time, timeZone) === date);
   return first ?? candidates[0] ?? midnight;
 }
