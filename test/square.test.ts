@@ -3,7 +3,7 @@ import { z } from "zod";
 import { callSquare } from "../tasks/connectors/square/api.ts";
 import { type SquareCheckpoint, squareCheckpoint } from "../tasks/connectors/square/window.ts";
 import {
-  accessToken,
+  callOf,
   closeSimulators,
   expectedIds,
   fetchPage,
@@ -125,6 +125,7 @@ describe("cursors", () => {
     const { checkpoint } = await fetchPage(simulator, "orders", undefined, { config: { pageSize: 10 } });
     const search = (limit: number) =>
       callSquare(
+        callOf(simulator),
         {
           method: "POST",
           path: "/v2/orders/search",
@@ -141,11 +142,6 @@ describe("cursors", () => {
             limit,
             cursor: position(checkpoint).cursor,
           },
-          baseUrl: simulator.url,
-          accessToken,
-          apiVersion: "2026-01-22",
-          signal: new AbortController().signal,
-          fetch,
         },
         z.unknown(),
       );
