@@ -5,8 +5,9 @@ import {
   type SquareSimulatorOptions,
   startSquareSimulator,
 } from "../simulators/square.ts";
+import { secret } from "./secrets.ts";
 
-export const accessToken = "sandbox-token";
+export const accessToken = secret("an access token");
 export const noon = new Date("2026-03-11T17:00:00Z");
 export const later = (minutes: number) => new Date(noon.getTime() + minutes * 60_000);
 const running: SquareSimulator[] = [];

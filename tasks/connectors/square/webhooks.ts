@@ -14,7 +14,6 @@ import type { SquareConfig, SquareCredentials } from "./settings.ts";
 const notification = z.object({
   type: z.string(),
   event_id: z.string().min(1).max(500),
-  created_at: z.iso.datetime({ offset: true }),
   data: z.object({ object: z.record(z.string(), z.unknown()).optional() }).optional(),
 });
 
@@ -30,8 +29,8 @@ export const squareWebhooks: Webhooks<SquareConfig, SquareCredentials> = {
   },
 
   identify(delivery) {
-    const { event_id, created_at } = read(delivery);
-    return { id: event_id, sentAt: new Date(created_at) };
+    // `created_at` is the event's: Square tries for a day, and its last attempt says what the first did.
+    return { id: read(delivery).event_id, sentAt: undefined };
   },
 
   read(delivery, config) {
