@@ -134,10 +134,10 @@ describe("cursors", () => {
             query: {
               filter: {
                 date_time_filter: {
-                  updated_at: { start_at: position(checkpoint).from, end_at: noon.toISOString() },
+                  created_at: { start_at: position(checkpoint).from, end_at: noon.toISOString() },
                 },
               },
-              sort: { sort_field: "UPDATED_AT", sort_order: "ASC" },
+              sort: { sort_field: "CREATED_AT", sort_order: "ASC" },
             },
             limit,
             cursor: position(checkpoint).cursor,

@@ -5,6 +5,7 @@ import {
   callOf,
   closeSimulators,
   expectedIds,
+  fetchPage,
   later,
   noon,
   refusal,
@@ -51,6 +52,21 @@ test.each(streams)(
     expect(highWater).toBeUndefined();
   },
 );
+
+test("a first sync misses no order that is updated under its hands", async () => {
+  let now = noon;
+  const simulator = await simulate({ now: () => now });
+  const settings = { config: { pageSize: 100 } };
+  const first = await fetchPage(simulator, "orders", undefined, settings);
+  now = later(30);
+  const unread = simulator
+    .records("orders")
+    .filter(({ id }) => !first.events.some(({ sourceId }) => sourceId === `order:${id}`));
+  expect(unread).toHaveLength(300);
+  for (const { id } of unread.slice(0, 150)) simulator.restate("orders", id);
+  const rest = await run(simulator, "orders", first.checkpoint, { ...settings, now });
+  expect(sourceIds([...first.events, ...rest.events])).toEqual(expectedIds(simulator, "orders"));
+});
 
 test("what Square's lists show late is in the next run; the mark says no more than is sure", async () => {
   let now = noon;

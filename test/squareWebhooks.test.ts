@@ -4,12 +4,13 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "@jest/gl
 import type { Delivery } from "../tasks/connectors/connector.ts";
 import { square } from "../tasks/connectors/square/index.ts";
 import type { SquareSimulator } from "./simulators/square.ts";
+import { secret } from "./support/secrets.ts";
 import { callOf, closeSimulators, later, noon, run, simulate } from "./support/squareRun.ts";
 import { readVocabulary, violations } from "./support/vocabulary.ts";
 
 const { webhooks } = square;
 if (!webhooks) throw Error("Square has webhooks.");
-const signatureKey = "signature-key-1";
+const signatureKey = secret("a webhook key");
 const credentials = { accessToken: "unused", webhookSignatureKey: signatureKey };
 
 /** Where the simulator posts to: what arrived is what a connector is given. */

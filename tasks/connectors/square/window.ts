@@ -4,13 +4,17 @@ import type { SquareRequest } from "./settings.ts";
 
 // Square's answers are eventually consistent for seconds, and its clock is not ours.
 const overlapMs = 10 * 60_000;
+const dayMs = 86_400_000;
 
 /**
  * A run reads one window of time, page by page. A cursor is good only for the very query that gave it, so
  * everything that the query is made of stays in the window, whatever happens to the settings meanwhile.
  */
 const window = z.object({
-  /** A sync asks what was updated, a backfill what was created. */
+  /**
+   * The first window and a backfill ask for what was created, which never changes: a record that is updated
+   * meanwhile stays in its place. Later windows ask for what was updated.
+   */
   field: z.enum(["updated_at", "created_at"]).default("updated_at"),
   start: z.iso.datetime(),
   end: z.iso.datetime(),
@@ -87,12 +91,16 @@ export async function fetchWindowPage(
     const progress = progressOf(open, nextIndex, bounds.maxLocations, null);
     return { ...page, checkpoint: { ...before, ...position }, done: false, progress };
   }
-  if (open.field === "created_at")
-    return { ...page, checkpoint: { ...before, ...start, window: null, locationIndex: 0 }, done: true };
-  // Promoted last: only now has everything up to the window's end been read.
-  const finished = { highWater: open.end, locationIds: open.locationIds, window: null, locationIndex: 0 };
-  const highWater = new Date(Date.parse(open.end) - overlapMs).toISOString();
-  return { ...page, checkpoint: { ...start, ...finished }, done: true, highWater, progress: 1 };
+  const closed = { ...start, window: null, locationIndex: 0 };
+  if (request.range) return { ...page, checkpoint: { ...before, ...closed }, done: true, progress: 1 };
+  return {
+    ...page,
+    // Promoted last: only now has everything up to the window's end been read.
+    checkpoint: { ...closed, highWater: open.end, locationIds: open.locationIds },
+    done: true,
+    highWater: new Date(Date.parse(open.end) - overlapMs).toISOString(),
+    progress: 1,
+  };
 }
 
 function openWindow(
@@ -105,12 +113,11 @@ function openWindow(
     return { ...asked, field: "created_at", start, end };
   }
   const covered = new Set(previous?.locationIds);
+  const [back, end] = [(ms: number) => new Date(ms).toISOString(), now.toISOString()];
   // A location added since has a past that the high-water mark knows nothing of: read everything again.
-  const start =
-    previous?.highWater && config.locationIds.every((id) => covered.has(id))
-      ? Date.parse(previous.highWater) - overlapMs
-      : now.getTime() - config.backfillDays * 86_400_000;
-  return { ...asked, field: "updated_at", start: new Date(start).toISOString(), end: now.toISOString() };
+  if (!previous?.highWater || !config.locationIds.every((id) => covered.has(id)))
+    return { ...asked, field: "created_at", start: back(now.getTime() - config.backfillDays * dayMs), end };
+  return { ...asked, field: "updated_at", start: back(Date.parse(previous.highWater) - overlapMs), end };
 }
 
 /** A cursor that has lain too long is refused. Pages come in order of time, so go on from where it had come. */
