@@ -3,15 +3,15 @@ import { randomUUID } from "node:crypto";
 /** How ids come: as a source counts them, or at random. */
 export const kinds = ["in order", "random"] as const;
 
-/** Orders over 300 days, the oldest first. */
-export function makeEvents(count: number, kind: (typeof kinds)[number]) {
+/** Orders over 300 days, the oldest first. @param from what counted ids begin with */
+export function makeEvents(count: number, kind: (typeof kinds)[number], from = 0) {
   const begin = Date.now() - 300 * 86_400_000;
   return Array.from({ length: count }, (_, index) => ({
     eventType: "order",
     eventName: "order_completed",
     timestamp: new Date(begin + ((300 * 86_400_000) / count) * index).toISOString(),
     source: "bench:1",
-    sourceId: kind === "in order" ? `order:${String(index).padStart(12, "0")}` : randomUUID(),
+    sourceId: kind === "in order" ? `order:${String(from + index).padStart(12, "0")}` : randomUUID(),
     value: (((index * 7919) % 10_000) / 100).toFixed(2),
     currency: "EUR",
     properties: {

@@ -1,1 +1,3 @@
+set local lock_timeout = '5s';
 
+--!include functions/purge.sql
