@@ -11,8 +11,8 @@ const dayMs = 86_400_000;
 const inDays = (days: number) => new Date(noon.getTime() + days * dayMs);
 const application: SquareOAuth = {
   clientId: "sq0idp-1",
-  clientSecret: "sq0csp-1",
-  refreshToken: "refresh-1",
+  clientSecret: secret("a client secret"),
+  refreshToken: secret("a refresh token"),
 };
 const credentials = { ...application, expiresAt: inDays(30).toISOString() };
 const { clientSecret: _, ...publicApplication } = application;
