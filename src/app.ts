@@ -28,12 +28,12 @@ import { isRest, sendError, sendProblem } from "./http/problem.ts";
 import { makeIntegrationService } from "./integrations/service.ts";
 import { makeNotifications } from "./realtime/notifications.ts";
 import { makeSockets, type SocketLimits, type Sockets, socketLimits } from "./realtime/sockets.ts";
-import { makeWebhooksRouter } from "./webhooks/router.ts";
-import { makeWebhookService } from "./webhooks/service.ts";
-import { makeWebhookUrls, WEBHOOKS } from "./webhooks/urls.ts";
 import { type UploadLimits, uploadLimits } from "./uploads/limits.ts";
 import { makeUploadsRouter } from "./uploads/router.ts";
 import { makeUploadService } from "./uploads/service.ts";
+import { makeWebhooksRouter } from "./webhooks/router.ts";
+import { makeWebhookService } from "./webhooks/service.ts";
+import { makeWebhookUrls, WEBHOOKS } from "./webhooks/urls.ts";
 
 export type AppOptions = {
   config: Pick<Config, "NODE_ENV" | "CORS_ORIGINS" | "TRUST_PROXY" | "GRAPHQL_INTROSPECTION">;

@@ -17,8 +17,8 @@ import { startPasswordReset } from "./start_password_reset.ts";
 import { syncAfterWebhooks } from "./sync_after_webhooks.ts";
 import { syncDueIntegrations } from "./sync_due_integrations.ts";
 import { syncIntegration } from "./sync_integration.ts";
-import { tendUploads } from "./tend_uploads.ts";
 import { syncStream } from "./sync_stream.ts";
+import { tendUploads } from "./tend_uploads.ts";
 
 export type TaskServices = {
   pool: pg.Pool;

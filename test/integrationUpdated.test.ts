@@ -129,14 +129,16 @@ it("makes many changes in a moment into few events, of which the last has the la
 
 it("hears of a run's progress", async () => {
   const client = await watch();
-  const run = (lease: string) =>
-    owner(
-      `insert into app_private.sync_runs (tenant_id, integration_id, run_id, lease_expires_at) values ($1, $2, gen_random_uuid(), $3)
-       on conflict (tenant_id, integration_id) do update set lease_expires_at = excluded.lease_expires_at`,
-      [acme.id, acme.integrationId, lease],
-    );
-  await run("2026-01-01T00:00:00Z");
-  await run("2026-01-01T00:00:07Z");
+  await owner(
+    `with s as (insert into integration_streams (tenant_id, integration_id, name) values ($1, $2, 'orders') returning id),
+     r as (insert into integration_runs (tenant_id, integration_id, stream_id, trigger) select $1, $2, id, 'manual' from s returning id, stream_id)
+     insert into app_private.sync_leases (tenant_id, stream_id, run_id, token, expires_at)
+     select $1, stream_id, id, gen_random_uuid(), '2026-01-01T00:00:00Z' from r`,
+    [acme.id, acme.integrationId],
+  );
+  await owner("update app_private.sync_leases set expires_at = '2026-01-01T00:00:07Z' where tenant_id = $1", [
+    acme.id,
+  ]);
   expect((await client.next("1", 1)).errors).toBeUndefined();
 });
 

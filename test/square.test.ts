@@ -3,7 +3,7 @@ import { z } from "zod";
 import { callSquare } from "../tasks/connectors/square/api.ts";
 import { type SquareCheckpoint, squareCheckpoint } from "../tasks/connectors/square/window.ts";
 import {
-  accessToken,
+  callOf,
   closeSimulators,
   expectedIds,
   fetchPage,
@@ -125,6 +125,7 @@ describe("cursors", () => {
     const { checkpoint } = await fetchPage(simulator, "orders", undefined, { config: { pageSize: 10 } });
     const search = (limit: number) =>
       callSquare(
+        callOf(simulator),
         {
           method: "POST",
           path: "/v2/orders/search",
@@ -133,19 +134,14 @@ describe("cursors", () => {
             query: {
               filter: {
                 date_time_filter: {
-                  updated_at: { start_at: position(checkpoint).from, end_at: noon.toISOString() },
+                  created_at: { start_at: position(checkpoint).from, end_at: noon.toISOString() },
                 },
               },
-              sort: { sort_field: "UPDATED_AT", sort_order: "ASC" },
+              sort: { sort_field: "CREATED_AT", sort_order: "ASC" },
             },
             limit,
             cursor: position(checkpoint).cursor,
           },
-          baseUrl: simulator.url,
-          accessToken,
-          apiVersion: "2026-01-22",
-          signal: new AbortController().signal,
-          fetch,
         },
         z.unknown(),
       );

@@ -1,14 +1,22 @@
 import { afterEach, describe, expect, jest, test } from "@jest/globals";
 import { z } from "zod";
-import { currencyExponent, minorToDecimal, timestampVersion } from "../tasks/connectors/connector.ts";
+import {
+  currencyExponent,
+  type EventInput,
+  minorToDecimal,
+  timestampVersion,
+} from "../tasks/connectors/connector.ts";
+import { square } from "../tasks/connectors/square/index.ts";
 import {
   accessToken,
+  callOf,
   closeSimulators,
   expectedIds,
   fetchPage,
   refusal,
   run,
   simulate,
+  sourceIds,
 } from "./support/squareRun.ts";
 
 afterEach(closeSimulators);
@@ -24,12 +32,69 @@ describe("failures", () => {
   test.each([
     ["a rate limit", { kind: "rateLimited", retryAfter: 7 }, { kind: "throttled", retryAfterMs: 7000 }],
     ["a server error", { kind: "serverError" }, { kind: "transient", code: "INTERNAL_SERVER_ERROR" }],
+    ["a bad gateway", { kind: "badGateway" }, { kind: "transient", code: "BAD_GATEWAY" }],
+    ["an outage", { kind: "unavailable" }, { kind: "transient", code: "SERVICE_UNAVAILABLE" }],
+    ["a slow gateway", { kind: "gatewayTimeout" }, { kind: "transient", code: "GATEWAY_TIMEOUT" }],
+    ["a slow request", { kind: "requestTimeout" }, { kind: "transient", code: "REQUEST_TIMEOUT" }],
     ["a body that breaks off", { kind: "truncated" }, { kind: "transient" }],
+    ["half of the JSON", { kind: "badJson" }, { kind: "transient" }],
+    ["a page of HTML", { kind: "html" }, { kind: "transient" }],
   ] as const)("%s passes: the next attempt reads on", async (_title, fault, expected) => {
     const simulator = await simulate({ faults: fault });
     expect(await refusal(fetchPage(simulator, "orders"))).toMatchObject(expected);
     expect((await fetchPage(simulator, "orders")).events).toHaveLength(100);
   });
+
+  test.each([
+    ["unauthorized", "reauth", "UNAUTHORIZED"],
+    ["tokenRevoked", "reauth", "ACCESS_TOKEN_REVOKED"],
+    ["tokenExpired", "reauth", "ACCESS_TOKEN_EXPIRED"],
+    ["forbidden", "reauth", "FORBIDDEN"],
+    ["insufficientScopes", "reauth", "INSUFFICIENT_SCOPES"],
+    ["badRequest", "permanent", "BAD_REQUEST"],
+    ["invalidValue", "permanent", "INVALID_VALUE"],
+    ["invalidVersion", "permanent", "INVALID_SQUARE_VERSION_FORMAT"],
+    ["notFound", "permanent", "NOT_FOUND"],
+  ] as const)("%s is %s: trying again mends nothing", async (fault, kind, code) => {
+    const simulator = await simulate({ faults: { kind: fault } });
+    const error = await refusal(fetchPage(simulator, "payments"));
+    expect(error).toMatchObject({
+      kind,
+      code,
+      message: expect.stringMatching(/^Square answered 4\d\d .+\.$/),
+    });
+    expect(error.message).not.toContain("..");
+  });
+
+  test("who hit a limit, all who share the account wait", async () => {
+    const simulator = await simulate({ faults: { kind: "rateLimited", times: 2 } });
+    const { config, credentials } = callOf(simulator);
+    const [scope] = square.limits?.(config, credentials) ?? [];
+    expect(scope).toBe(`account:${[...simulator.locations].sort()[0]}`);
+    expect((await refusal(fetchPage(simulator, "orders"))).scope).toBe(scope);
+    const merchant = { credentials: { merchantId: "M1" } };
+    expect((await refusal(fetchPage(simulator, "orders", undefined, merchant))).scope).toBe("account:M1");
+  });
+
+  test.each(["repeatedPage", "reorderedPages", "invalidCursor"] as const)(
+    "%s: every record is read all the same",
+    async (kind) => {
+      const simulator = await simulate({ faults: { kind, after: 3 } });
+      const settings = { config: { pageSize: 20 } };
+      const events: EventInput[] = [];
+      for (let checkpoint: unknown, done = false; !done; ) {
+        const page = await fetchPage(simulator, "orders", checkpoint, settings).catch((error: unknown) => {
+          expect(error).toMatchObject({ kind: "transient" });
+          return undefined;
+        });
+        events.push(...(page?.events ?? []));
+        checkpoint = page?.checkpoint ?? checkpoint;
+        done = page?.done ?? false;
+      }
+      expect(simulator.struck()).toBe(1);
+      expect([...new Set(sourceIds(events))]).toEqual(expectedIds(simulator, "orders"));
+    },
+  );
 
   test("a rate limit without Retry-After leaves the wait to the engine", async () => {
     const simulator = await simulate({ faults: { kind: "rateLimited" } });
@@ -38,8 +103,8 @@ describe("failures", () => {
     expect(error.retryAfterMs).toBeUndefined();
   });
 
-  test("a server that never answers is given up after ten seconds", async () => {
-    const simulator = await simulate({ faults: { kind: "hang" } });
+  test.each(["hang", "stall"] as const)("a server that %ss is given up after ten seconds", async (kind) => {
+    const simulator = await simulate({ faults: { kind } });
     const timeout = jest.spyOn(AbortSignal, "timeout").mockImplementation((ms) => {
       const controller = new AbortController();
       setTimeout(() => controller.abort(new DOMException("late", "TimeoutError")), ms / 100);
@@ -94,6 +159,7 @@ describe("failures", () => {
     ]);
     expect((await search({ limit: 1001 })).status).toBe(400);
     expect((await search({ location_ids: [] })).status).toBe(400);
+    expect((await search({ location_ids: Array(11).fill("L1") })).status).toBe(400);
     expect((await search({ limit: 5 })).status).toBe(200);
   });
 });

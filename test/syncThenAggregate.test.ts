@@ -1,5 +1,4 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -10,12 +9,13 @@ import type { Worker } from "../src/worker/runner.ts";
 import { startSquareSimulator } from "./simulators/square.ts";
 import { startApi, type TestApi } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+import { secret, secretKey } from "./support/secrets.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
 import { until } from "./support/until.ts";
 import { startTestWorker } from "./support/worker.ts";
 
-const ACCESS_TOKEN = "simulator-token";
-const encryptionKey = { id: "test", key: randomBytes(32).toString("base64") };
+const ACCESS_TOKEN = secret("an access token");
+const encryptionKey = { id: "test", key: secretKey("a key-encryption key") };
 const keyRing = makeKeyRing([encryptionKey]);
 
 let database: TestDatabase;

@@ -90,7 +90,7 @@ it("keeps aside what is odd, with the reason, and takes the rest", async () => {
   await settled();
   expect(await events()).toEqual([{ source_id: "thing:1", value: "1.00" }]);
   const unparsable = await rows(
-    "select stream, source_id, reason from app_private.unparsable_records where integration_id = $1 order by reason",
+    "select stream, source_id, reason from rejected_records where integration_id = $1 order by reason",
   );
   expect(unparsable).toEqual([
     { stream: "webhooks", source_id: null, reason: "is odd" },

@@ -11,6 +11,8 @@ const PASSWORDS = { owner: "dev_password", authenticator: "dev_password", worker
 export type TemporaryCluster = Pick<Cluster, "port"> & {
   /** The URL of a login; for the superuser `postgres`, its password is known. */
   url(user: string, database: string): string;
+  /** What the server logs. */
+  logFile: string;
   remove(): Promise<void>;
 };
 
@@ -30,6 +32,7 @@ export async function startTemporaryCluster(): Promise<TemporaryCluster> {
       port: cluster.port,
       url: (user, database) =>
         cluster.url({ user, database, password: user === "postgres" ? SUPERUSER_PASSWORD : "dev_password" }),
+      logFile: join(dataDir, "postgres.log"),
       async remove() {
         await cluster.stop();
         await erase();

@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { exportPaths, exportSchemas } from "../exports/openapi.ts";
 import { problem, problems, ref, retryable, schemaOf } from "../http/openapiParts.ts";
-import { webhookPaths } from "../webhooks/openapi.ts";
 import { uploadPaths, uploadSchemas } from "../uploads/openapi.ts";
+import { webhookPaths } from "../webhooks/openapi.ts";
 import { MAX_EVENTS } from "./batch.ts";
 import { MAX_DEPTH } from "./text.ts";
 

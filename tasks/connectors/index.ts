@@ -19,11 +19,7 @@ export function connectorFor(provider: string, among: readonly Connector[] = con
  * Where a connector sends its requests: the provider's own hosts, or the operator's simulator. Never a host of the
  * tenant's choice, which could be any machine that we can reach.
  */
-export function providerUrl(
-  { hosts }: Connector,
-  config: unknown,
-  simulatorUrl: string | undefined,
-): string {
+export function providerUrl({ hosts }: Connector, config: unknown, simulatorUrl: string | undefined): string {
   // Nobody is called.
   if (Object.keys(hosts).length === 0) return "";
   const { environment } = z.object({ environment: z.string() }).parse(config);

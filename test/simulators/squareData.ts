@@ -32,11 +32,18 @@ const reasons = ["Returned goods", "Accidental charge", "Canceled order", "Fraud
  * Exactly `total` sales up to and with the day `last`: whole days backwards from it, of which the oldest is cut off.
  * A day's sales depend on the seed and the date alone, so a later start has the same ones.
  */
-export function salesUntil(last: string, total: number, perDay: number, options: StoreOptions): SquareSale[] {
-  const sales: SquareSale[] = [];
-  for (let date = last; sales.length < total; date = addDays(date, -1))
-    sales.unshift(...salesOfDay(date, perDay, options).slice(-(total - sales.length)));
-  return sales;
+export function* salesUntil(
+  last: string,
+  total: number,
+  perDay: number,
+  options: StoreOptions,
+): Generator<SquareSale> {
+  let left = total;
+  for (let date = last; left > 0; date = addDays(date, -1)) {
+    const sales = salesOfDay(date, perDay, options).slice(-left);
+    left -= sales.length;
+    yield* sales;
+  }
 }
 
 /** The last day that is over, where the store is. */

@@ -1,4 +1,3 @@
-import { randomBytes } from "node:crypto";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { z } from "zod";
@@ -9,6 +8,7 @@ import { makeKeyRing } from "../../src/crypto/keyRing.ts";
 import { hostAndPort } from "../../src/http/publicAddress.ts";
 import { makePublicFetch, type PublicFetch } from "../../src/http/publicFetch.ts";
 import { silent, type TestDatabase } from "./database.ts";
+import { secretKey } from "./secrets.ts";
 import { PASSWORD } from "./tenants.ts";
 
 // biome-ignore lint/suspicious/noExplicitAny: tests look into answers of any shape
@@ -37,7 +37,7 @@ export const testTokens = () =>
     tokenKeysOf(() => [testKey]),
     { issuer: "erp-analytics", audience: "erp-analytics" },
   );
-export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toString("base64") }]);
+export const testKeyRing = makeKeyRing([{ id: "test", key: secretKey("a key-encryption key") }]);
 
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(

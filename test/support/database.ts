@@ -1,13 +1,15 @@
 import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import pg from "pg";
-import { pino } from "pino";
 import type { DatabaseUrls } from "../../src/db/database.ts";
 import { makePool, withClient } from "../../src/db/pools.ts";
 import { paths } from "../../src/paths.ts";
 import { TEMPLATE, testCluster, urlsOf } from "./cluster.ts";
+import { makeSuiteLog } from "./runFolder.ts";
+import { SecretSearch } from "./secretSearch.ts";
 
-export const silent = pino({ level: "silent" });
+/** Shows nothing; what it is given is kept and searched for secrets in the end. */
+export const silent = makeSuiteLog();
 
 export type TestDatabase = {
   urls: DatabaseUrls & { root: string };
@@ -43,9 +45,12 @@ export async function createTestDatabase(): Promise<TestDatabase> {
     worker,
     async drop() {
       await Promise.all([owner.end(), authenticator.end(), worker.end()]);
+      const search = new SecretSearch();
+      await search.database(urls.root);
       await withClient(root, (client) =>
         client.query(`drop database ${pg.escapeIdentifier(name)} with (force)`),
       );
+      search.report();
     },
   };
 }

@@ -5,9 +5,12 @@ import {
 } from "../../scripts/support/temporaryCluster.ts";
 import { withClient } from "../../src/db/pools.ts";
 import { publishCluster, TEMPLATE } from "./cluster.ts";
+import { makeRunFolder } from "./runFolder.ts";
 
 declare global {
   var erpTestCluster: TemporaryCluster | undefined;
+  /** Some table or log holds a secret. */
+  var erpTestsLeak: boolean | undefined;
 }
 
 /**
@@ -15,6 +18,7 @@ declare global {
  * too: that is tested before it is frozen.
  */
 export default async function globalSetup() {
+  await makeRunFolder();
   const cluster = await startTemporaryCluster();
   globalThis.erpTestCluster = cluster;
   const urls = await makeMigratedDatabase(cluster, TEMPLATE);

@@ -5,8 +5,9 @@ import {
   type SquareSimulatorOptions,
   startSquareSimulator,
 } from "../simulators/square.ts";
+import { secret } from "./secrets.ts";
 
-export const accessToken = "sandbox-token";
+export const accessToken = secret("an access token");
 export const noon = new Date("2026-03-11T17:00:00Z");
 export const later = (minutes: number) => new Date(noon.getTime() + minutes * 60_000);
 const running: SquareSimulator[] = [];
@@ -22,7 +23,28 @@ export async function closeSimulators() {
 }
 
 type StreamName = keyof typeof square.streams;
-type Settings = { config?: object; token?: string; now?: Date; signal?: AbortSignal };
+type Settings = {
+  config?: object;
+  credentials?: object;
+  token?: string;
+  now?: Date;
+  signal?: AbortSignal;
+  range?: { since: Date; until: Date };
+};
+
+/** What every call to the simulator has. */
+export function callOf(simulator: SquareSimulator, settings: Settings = {}) {
+  const config = { environment: "simulator", locationIds: simulator.locations, ...settings.config };
+  const credentials = { accessToken: settings.token ?? accessToken, ...settings.credentials };
+  return {
+    config: square.config.parse(config),
+    credentials: square.credentials.parse(credentials),
+    now: settings.now ?? noon,
+    signal: settings.signal ?? new AbortController().signal,
+    fetch,
+    baseUrl: simulator.url,
+  };
+}
 
 export function fetchPage(
   simulator: SquareSimulator,
@@ -31,16 +53,11 @@ export function fetchPage(
   settings: Settings = {},
 ) {
   const { checkpoint, fetchPage } = square.streams[stream];
-  const config = { environment: "simulator", locationIds: simulator.locations, ...settings.config };
   return fetchPage({
-    config: square.config.parse(config),
-    credentials: square.credentials.parse({ accessToken: settings.token ?? accessToken }),
+    ...callOf(simulator, settings),
     // As after a restart of the worker: what a checkpoint needs must survive JSON.
     checkpoint: checkpoint.optional().parse(from && JSON.parse(JSON.stringify(from))),
-    now: settings.now ?? noon,
-    signal: settings.signal ?? new AbortController().signal,
-    fetch,
-    baseUrl: simulator.url,
+    ...(settings.range ? { range: settings.range } : {}),
   });
 }
 
@@ -53,12 +70,14 @@ export async function run(
 ) {
   const events: EventInput[] = [];
   const unparsable = [];
+  const progress: (number | undefined)[] = [];
   for (let checkpoint = from, pages = 1; ; pages++) {
     const page = await fetchPage(simulator, stream, checkpoint, settings);
     events.push(...page.events);
     unparsable.push(...page.unparsable);
+    progress.push(page.progress);
     checkpoint = page.checkpoint;
-    if (page.done) return { events, unparsable, checkpoint, pages };
+    if (page.done) return { events, unparsable, checkpoint, pages, progress, highWater: page.highWater };
   }
 }
 

@@ -1,10 +1,11 @@
 import type pg from "pg";
 import { hashPassword } from "../../src/auth/passwords.ts";
 import type { EventInput } from "../../tasks/connectors/connector.ts";
+import { keepSecret } from "./secrets.ts";
 
-export const PASSWORD = "Test-password-1";
 /** Settings that the connector takes. */
 export const SQUARE_CONFIG = { environment: "sandbox", locationIds: ["L1"] };
+export const PASSWORD = keepSecret("a password", "Test-password-1");
 export type TestTenant = {
   id: string;
   slug: string;

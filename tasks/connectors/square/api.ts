@@ -1,18 +1,17 @@
 import { z } from "zod";
-import { ProviderError, type ProviderErrorKind } from "../connector.ts";
+import { type Call, ProviderError, type ProviderErrorKind } from "../connector.ts";
+import { accountLimit, type SquareConfig, type SquareCredentials } from "./settings.ts";
 
 const timeoutMs = 10_000;
 
-export type SquareCall = {
+export type SquareCall = Call<SquareConfig, SquareCredentials>;
+export type Ask = {
   method: "GET" | "POST";
   path: string;
   query?: Record<string, string>;
   body?: unknown;
-  baseUrl: string;
-  accessToken: string;
-  apiVersion: string;
-  signal: AbortSignal;
-  fetch: typeof globalThis.fetch;
+  /** For the endpoint that gives tokens, and takes none. */
+  anonymous?: boolean;
 };
 
 const errorBody = z.object({
@@ -20,31 +19,32 @@ const errorBody = z.object({
 });
 
 /** One request to Square: the answer in the caller's shape, or a ProviderError that says what to do next. */
-export async function callSquare<Shape>(call: SquareCall, shape: z.ZodType<Shape>): Promise<Shape> {
-  const { response, text } = await exchange(call);
+export async function callSquare<Shape>(call: SquareCall, ask: Ask, shape: z.ZodType<Shape>): Promise<Shape> {
+  const { response, text } = await exchange(call, ask);
   const answer = parseJson(text);
-  if (!response.ok) throw refusal(response, answer);
+  if (!response.ok) throw refusal(response, answer, accountLimit(call.config, call.credentials));
   if (answer === undefined)
-    throw new ProviderError("transient", `Square's answer is not JSON (${call.path})`);
+    throw new ProviderError("transient", `Square's answer is not JSON (${ask.path}).`);
   const parsed = shape.safeParse(answer);
   if (parsed.success) return parsed.data;
-  const problem = z.prettifyError(parsed.error);
-  throw new ProviderError("permanent", `Square's answer has an unknown shape (${call.path}): ${problem}`);
+  // Where it does not fit, never what it says: an answer of the token endpoint holds tokens.
+  const places = parsed.error.issues.map((issue) => `${issue.path.join(".")}: ${issue.message}`).join("; ");
+  throw new ProviderError("permanent", `Square's answer has an unknown shape (${ask.path}): ${places}.`);
 }
 
-async function exchange(call: SquareCall): Promise<{ response: Response; text: string }> {
-  const url = new URL(call.path, call.baseUrl);
-  for (const [name, value] of Object.entries(call.query ?? {})) url.searchParams.set(name, value);
+async function exchange(call: SquareCall, ask: Ask): Promise<{ response: Response; text: string }> {
+  const url = new URL(ask.path, call.baseUrl);
+  for (const [name, value] of Object.entries(ask.query ?? {})) url.searchParams.set(name, value);
   try {
     const response = await call.fetch(url, {
-      method: call.method,
+      method: ask.method,
       headers: {
-        Authorization: `Bearer ${call.accessToken}`,
-        "Square-Version": call.apiVersion,
+        ...(ask.anonymous ? {} : { Authorization: `Bearer ${call.credentials.accessToken}` }),
+        "Square-Version": call.config.apiVersion,
         Accept: "application/json",
-        ...(call.body === undefined ? {} : { "Content-Type": "application/json" }),
+        ...(ask.body === undefined ? {} : { "Content-Type": "application/json" }),
       },
-      ...(call.body === undefined ? {} : { body: JSON.stringify(call.body) }),
+      ...(ask.body === undefined ? {} : { body: JSON.stringify(ask.body) }),
       // A redirect would carry us, and what we send, to a host that nobody chose.
       redirect: "error",
       signal: AbortSignal.any([call.signal, AbortSignal.timeout(timeoutMs)]),
@@ -53,8 +53,9 @@ async function exchange(call: SquareCall): Promise<{ response: Response; text: s
     return { response, text: await response.text() };
   } catch (cause) {
     call.signal.throwIfAborted();
+    if (cause instanceof ProviderError) throw cause;
     const message = cause instanceof Error ? cause.message : String(cause);
-    throw new ProviderError("transient", `Square could not be reached (${call.path}): ${message}`, { cause });
+    throw new ProviderError("transient", `Square could not be reached (${ask.path}): ${message}.`, { cause });
   }
 }
 
@@ -66,15 +67,19 @@ function parseJson(text: string): unknown {
   }
 }
 
-function refusal(response: Response, answer: unknown): ProviderError {
+function refusal(response: Response, answer: unknown, scope: string): ProviderError {
   const parsed = errorBody.safeParse(answer);
   const first = parsed.success ? parsed.data.errors[0] : undefined;
+  const kind = kindOf(response.status);
   const retryAfterMs = retryAfter(response.headers.get("retry-after"));
-  return new ProviderError(
-    kindOf(response.status),
-    `Square answered ${response.status}${first ? ` ${first.code}: ${first.detail ?? first.category}` : ""}`,
-    { ...(first ? { code: first.code } : {}), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) },
-  );
+  const said = first ? ` ${first.code}: ${(first.detail ?? first.category).replace(/\.$/, "")}` : "";
+  const advice =
+    kind === "reauth" ? " Connect the account again, or give it the permissions that it lacks." : "";
+  return new ProviderError(kind, `Square answered ${response.status}${said}.${advice}`, {
+    code: first?.code ?? `HTTP ${response.status}`,
+    ...(kind === "throttled" ? { scope } : {}),
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  });
 }
 
 function kindOf(status: number): ProviderErrorKind {

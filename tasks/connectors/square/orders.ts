@@ -1,9 +1,9 @@
 import { z } from "zod";
 import type { EventInput, Stream } from "../connector.ts";
 import { callSquare } from "./api.ts";
-import { decimal, decimalUnlessZero, id, mapRecords, money, timestamp } from "./records.ts";
+import { decimal, decimalUnlessZero, id, mapRecords, money, timestamp, withinRange } from "./records.ts";
 import type { SquareConfig, SquareCredentials } from "./settings.ts";
-import { fetchWindowPage, type SquareCheckpoint, squareCheckpoint } from "./window.ts";
+import { fetchWindowPage, type SquareCheckpoint, squareCheckpoint, type TimeField } from "./window.ts";
 
 const order = z.object({
   id,
@@ -35,30 +35,23 @@ type Order = z.output<typeof order>;
 const answer = z.object({ orders: z.array(z.unknown()).default([]), cursor: z.string().optional() });
 
 export const orders: Stream<SquareConfig, SquareCredentials, SquareCheckpoint> = {
+  description: "Orders of every state, with their line items.",
   checkpoint: squareCheckpoint,
   fetchPage: (request) =>
-    fetchWindowPage(request, { maxLimit: 500, oneByOne: false }, async (query) => {
-      const { cursor, orders } = await callSquare(
-        {
-          ...request,
-          ...request.config,
-          ...request.credentials,
-          method: "POST",
-          path: "/v2/orders/search",
-          body: {
-            location_ids: query.locationIds,
-            query: {
-              filter: { date_time_filter: { updated_at: { start_at: query.from, end_at: query.end } } },
-              // Square refuses a sort by any other field than the filter's.
-              sort: { sort_field: "UPDATED_AT", sort_order: "ASC" },
-            },
-            limit: query.limit,
-            ...(query.cursor === null ? {} : { cursor: query.cursor }),
-          },
+    fetchWindowPage(request, { maxLimit: 500, maxLocations: 10 }, async (query) => {
+      const body = {
+        location_ids: query.locationIds,
+        query: {
+          filter: { date_time_filter: { [query.field]: { start_at: query.from, end_at: query.end } } },
+          // Square refuses a sort by any other field than the filter's.
+          sort: { sort_field: query.field.toUpperCase(), sort_order: "ASC" },
         },
-        answer,
-      );
-      return { cursor, ...mapRecords(orders, { shape: order, kind: "order", toEvent }) };
+        limit: query.limit,
+        ...(query.cursor === null ? {} : { cursor: query.cursor }),
+      };
+      const ask = { method: "POST", path: "/v2/orders/search", body } as const;
+      const { cursor, orders } = await callSquare(request, ask, answer);
+      return { cursor, ...withinRange(mapOrders(orders, query.field), request.range?.until) };
     }),
 };
 
@@ -68,6 +61,9 @@ const names = {
   COMPLETED: "order_completed",
   CANCELED: "order_canceled",
 } as const;
+
+const mapOrders = (records: unknown[], field: TimeField) =>
+  mapRecords(records, { shape: order, kind: "order", toEvent }, field);
 
 function toEvent(order: Order): EventInput {
   const onlyReturns = order.returns.length > 0 && order.line_items.length === 0;

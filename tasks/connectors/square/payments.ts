@@ -1,9 +1,9 @@
 import { z } from "zod";
 import { type EventInput, minorToDecimal, type Stream, timestampVersion } from "../connector.ts";
 import { listSquare } from "./list.ts";
-import { decimal, decimalUnlessZero, id, mapRecords, money, timestamp } from "./records.ts";
+import { decimal, decimalUnlessZero, id, mapRecords, money, timestamp, withinRange } from "./records.ts";
 import type { SquareConfig, SquareCredentials } from "./settings.ts";
-import { fetchWindowPage, type SquareCheckpoint, squareCheckpoint } from "./window.ts";
+import { fetchWindowPage, type SquareCheckpoint, squareCheckpoint, type TimeField } from "./window.ts";
 
 const payment = z.object({
   id,
@@ -22,13 +22,17 @@ const payment = z.object({
 type Payment = z.output<typeof payment>;
 
 export const payments: Stream<SquareConfig, SquareCredentials, SquareCheckpoint> = {
+  description: "Payments of every state, with tips and fees.",
   checkpoint: squareCheckpoint,
   fetchPage: (request) =>
-    fetchWindowPage(request, { maxLimit: 100, oneByOne: true }, async (query) => {
+    fetchWindowPage(request, { maxLimit: 100, maxLocations: 1 }, async (query) => {
       const { cursor, payments } = await listSquare(request, "/v2/payments", query);
-      return { cursor, ...mapRecords(payments, { shape: payment, kind: "payment", toEvent }) };
+      return { cursor, ...withinRange(mapPayments(payments, query.field), request.range?.until) };
     }),
 };
+
+export const mapPayments = (records: unknown[], field: TimeField = "updated_at") =>
+  mapRecords(records, { shape: payment, kind: "payment", toEvent }, field);
 
 function toEvent(payment: Payment): EventInput {
   const fee = payment.processing_fee.reduce((sum, { amount_money }) => sum + amount_money.amount, 0n);

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { type EventInput, minorToDecimal, type UnparsableRecord } from "../connector.ts";
+import type { TimeField } from "./window.ts";
 
 /** Square's money: whole minor units, and the currency that says how many make one major unit. */
 export const money = z
@@ -16,27 +17,39 @@ export const decimalUnlessZero = (amount: Money | undefined) =>
   amount && amount.amount !== 0n ? decimal(amount) : undefined;
 
 /** Maps what parses, and keeps the rest with the reason: one odd record must not stop a sync, nor vanish. */
-export function mapRecords<Item extends { updated_at: string }>(
+export function mapRecords<Item extends Record<TimeField, string>>(
   records: unknown[],
-  options: { shape: z.ZodType<Item>; kind: string; toEvent: (item: Item) => EventInput },
+  { shape, kind, toEvent }: { shape: z.ZodType<Item>; kind: string; toEvent: (item: Item) => EventInput },
+  field: TimeField,
 ) {
   const events: EventInput[] = [];
   const unparsable: UnparsableRecord[] = [];
-  let reached: string | undefined;
+  const times: string[] = [];
   for (const record of records) {
-    const parsed = options.shape.safeParse(record);
+    const parsed = shape.safeParse(record);
     if (parsed.success) {
-      events.push(withoutUndefined(options.toEvent(parsed.data)));
-      reached = new Date(parsed.data.updated_at).toISOString();
+      events.push(withoutUndefined(toEvent(parsed.data)));
+      times.push(new Date(parsed.data[field]).toISOString());
     } else {
       const known = z.object({ id }).safeParse(record);
       const reason = z.prettifyError(parsed.error);
-      const sourceId = known.success ? { sourceId: `${options.kind}:${known.data.id}` } : {};
+      const sourceId = known.success ? { sourceId: `${kind}:${known.data.id}` } : {};
       unparsable.push({ ...sourceId, reason, record });
     }
   }
-  return { events, unparsable, reached };
+  // Out of order, the last says nothing of what is still to come.
+  const inOrder = times.every((time, index) => time >= (times[index - 1] ?? ""));
+  return { events, unparsable, reached: inOrder ? times.at(-1) : undefined };
 }
+
+/** A backfill's range is half-open; Square's is not. */
+export const withinRange = <Found extends { events: EventInput[] }>(found: Found, until?: Date): Found =>
+  until === undefined
+    ? found
+    : {
+        ...found,
+        events: found.events.filter(({ timestamp }) => Date.parse(timestamp ?? "") < until.getTime()),
+      };
 
 /** A property that Square does not know is left out. */
 function withoutUndefined(event: EventInput): EventInput {

@@ -1,9 +1,9 @@
 import { z } from "zod";
 import { type EventInput, minorToDecimal, type Stream, timestampVersion } from "../connector.ts";
 import { listSquare } from "./list.ts";
-import { id, mapRecords, money, timestamp } from "./records.ts";
+import { id, mapRecords, money, timestamp, withinRange } from "./records.ts";
 import type { SquareConfig, SquareCredentials } from "./settings.ts";
-import { fetchWindowPage, type SquareCheckpoint, squareCheckpoint } from "./window.ts";
+import { fetchWindowPage, type SquareCheckpoint, squareCheckpoint, type TimeField } from "./window.ts";
 
 const refund = z.object({
   id,
@@ -19,11 +19,12 @@ const refund = z.object({
 type Refund = z.output<typeof refund>;
 
 export const refunds: Stream<SquareConfig, SquareCredentials, SquareCheckpoint> = {
+  description: "Refunds, each an event of its own with a negative value.",
   checkpoint: squareCheckpoint,
   fetchPage: (request) =>
-    fetchWindowPage(request, { maxLimit: 100, oneByOne: true }, async (query) => {
+    fetchWindowPage(request, { maxLimit: 100, maxLocations: 1 }, async (query) => {
       const { cursor, refunds } = await listSquare(request, "/v2/refunds", query);
-      return { cursor, ...mapRecords(refunds, { shape: refund, kind: "refund", toEvent }) };
+      return { cursor, ...withinRange(mapRefunds(refunds, query.field), request.range?.until) };
     }),
 };
 
@@ -33,6 +34,9 @@ const names = {
   REJECTED: "refund_failed",
   FAILED: "refund_failed",
 } as const;
+
+export const mapRefunds = (records: unknown[], field: TimeField = "updated_at") =>
+  mapRecords(records, { shape: refund, kind: "refund", toEvent }, field);
 
 function toEvent(refund: Refund): EventInput {
   return {
