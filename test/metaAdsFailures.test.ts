@@ -128,10 +128,10 @@ describe("errors", () => {
     const token = await refusal(fetchPage(simulator, "campaigns", undefined, { token: "EAAG-stolen" }));
     expect(token).toMatchObject({ kind: "reauth", code: "190" });
     expect(JSON.stringify([token.message, String(token.cause)])).not.toContain("EAAG-stolen");
-    simulator.setCorruption(() => ({ date_start: accessToken }));
-    simulator.setFault({ kind: "error", error: "badMetrics" });
+    const message = `Neither ${accessToken} nor ${appSecret} can be combined`;
+    simulator.setFault({ kind: "error", error: "badMetrics", message });
     const other = await refusal(fetchPage(simulator, "campaigns"));
-    expect(other.message).not.toContain(appSecret);
+    expect(other.message).toContain("Neither … nor … can be combined");
   });
 
   test("what the simulator refuses, as Meta does", async () => {

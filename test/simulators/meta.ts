@@ -103,7 +103,7 @@ export async function startMetaSimulator(options: MetaSimulatorOptions) {
           message: `(#2635) ${version || "None"} is not a living version.`,
         });
       authenticate(request, params);
-      if (fault?.error) throw refuse(fault.error);
+      if (fault?.error) throw refuse(fault.error, fault.message);
       const report = reports.find(object);
       if (report && edge === undefined) return { status: 200, content: reports.poll(report, fault) };
       if (report && edge === "insights")

@@ -6,6 +6,8 @@ export type MetaFault = {
     | ("reportFailed" | "reportSkipped" | "reportStuck" | "reportExpired");
   /** For "error": which. */
   error?: MetaErrorName;
+  /** For "error": other words than usual. */
+  message?: string;
   /** For "reportFailed": what the report says. */
   reportError?: MetaErrorName;
   /** How many requests it befalls; once by default. */

@@ -67,8 +67,8 @@ export const metaErrors = {
 } as const;
 export type MetaErrorName = keyof typeof metaErrors;
 
-export const refuse = (name: MetaErrorName) =>
-  new MetaRefusal(metaErrors[name].status, metaErrors[name].body);
+export const refuse = (name: MetaErrorName, message?: string) =>
+  new MetaRefusal(metaErrors[name].status, { ...metaErrors[name].body, ...(message ? { message } : {}) });
 const invalid = (message: string) => new MetaRefusal(400, { code: 100, message: `(#100) ${message}` });
 
 const identity = ["campaign_id", "campaign_name", "adset_id", "adset_name", "ad_id", "ad_name"];
