@@ -1,29 +1,20 @@
-import { isDeepStrictEqual } from "node:util";
 import type { Logger } from "pino";
-import {
-  type Call,
-  type Connector,
-  type Page,
-  ProviderError,
-  type Stream,
-} from "../../tasks/connectors/connector.ts";
+import { type Call, type Connector, ProviderError } from "../../tasks/connectors/connector.ts";
 import { providerUrl } from "../../tasks/connectors/index.ts";
-import { storablePage } from "../../tasks/connectors/storable.ts";
 import type { TaskServices } from "../../tasks/index.ts";
 import { makeFiles } from "../uploads/files.ts";
 import { readCredentials, saveRefreshed } from "./credentials.ts";
 import { failureOf, misfit, SyncError } from "./failures.ts";
 import { type Gate, makeGate } from "./gate.ts";
+import { pullPages, sweep } from "./pages.ts";
 import { makeRedact } from "./redact.ts";
 import { type Begun, isRefusal, type Run } from "./run.ts";
 
-/** Then the rest becomes a job of its own, and others get their turn. */
-const SLICE_MS = { soonOver: 4 * 60_000, bulk: 30_000 };
 /** Where a provider that throttles does not say for how long. */
 const PATIENCE_MS = 60_000;
 const BUSY_MS = 2_000;
 
-type Work = {
+export type Work = {
   services: TaskServices;
   connector: Connector;
   begun: Begun;
@@ -118,88 +109,6 @@ async function refresh(work: Work, call: Omit<Call<unknown, unknown>, "now">): P
     return undefined;
   }
   return (await saveRefreshed({ ...services, tenantId }, begun, run, renewed)) ? renewed : "changed";
-}
-
-/** Fetches and saves page by page; false when the slice is over before the stream. */
-async function pullPages(
-  work: Work,
-  call: Omit<Call<unknown, unknown>, "now">,
-  gate: Gate,
-  redact: (text: string) => string,
-): Promise<boolean> {
-  const { begun, run, signal } = work;
-  const stream = streamOf(work);
-  let checkpoint = readCursor(stream, begun);
-  const source = `${begun.provider}:${begun.integration_id}`;
-  const range =
-    begun.since && begun.until ? { range: { since: begun.since, until: begun.until } } : undefined;
-  const until = Date.now() + (begun.is_bulk ? SLICE_MS.bulk : SLICE_MS.soonOver);
-  const isNew = makeIsNew(begun.cursor);
-  while (!signal.aborted && Date.now() < until) {
-    const page = await stream.fetchPage({ ...call, ...range, checkpoint, now: new Date() });
-    const cursor = JSON.stringify(page.checkpoint);
-    if (!page.done && !isNew(JSON.parse(cursor)))
-      throw new SyncError(
-        "not_moving",
-        "The provider's pages do not come to an end: they lead back to where they began. Reset the stream, or report this.",
-      );
-    const { events, unparsable } = storablePage(page, source);
-    const isOver = await run.savePage({
-      events,
-      rejected: JSON.parse(redact(JSON.stringify(unparsable))),
-      cursor,
-      calls: gate.takeCalls(),
-      done: page.done,
-      highWater: page.highWater,
-      progress: page.progress === undefined ? undefined : Math.min(Math.max(page.progress, 0), 1),
-      complete: page.complete,
-    });
-    await keepPauses(gate, page, redact);
-    if (page.done) return isOver || (await sweep(work));
-    checkpoint = page.checkpoint;
-  }
-  return false;
-}
-
-/** Deletes what a full refresh has not seen; false when the slice is over before that is done. */
-async function sweep({ run, signal }: Work): Promise<boolean> {
-  for (const until = Date.now() + SLICE_MS.bulk; !signal.aborted && Date.now() < until; )
-    if (await run.sweep()) return true;
-  return false;
-}
-
-function streamOf({ connector, begun }: Work): Stream {
-  const stream = connector.streams[begun.stream];
-  if (stream) return stream;
-  throw new SyncError(
-    "invalid_configuration",
-    `${connector.name} has no stream "${begun.stream}" any more. Switch it off.`,
-  );
-}
-
-function readCursor(stream: Stream, begun: Begun): unknown {
-  if (begun.cursor == null) return undefined;
-  const parsed = stream.checkpoint.safeParse(begun.cursor);
-  if (parsed.success) return parsed.data;
-  throw new SyncError(
-    "invalid_cursor",
-    `The cursor of the stream "${begun.stream}" does not fit: ${misfit(parsed.error)}. Reset the stream, or set another cursor.`,
-  );
-}
-
-/** Whether a cursor is neither the one before it nor an earlier one of a circle (R. P. Brent's way, in constant memory). */
-function makeIsNew(first: unknown) {
-  let [last, remembered, steps, power] = [first, first, 0, 1];
-  return (cursor: unknown): boolean => {
-    if (isDeepStrictEqual(cursor, last) || isDeepStrictEqual(cursor, remembered)) return false;
-    last = cursor;
-    if (++steps === power) [remembered, steps, power] = [cursor, 0, power * 2];
-    return true;
-  };
-}
-
-async function keepPauses(gate: Gate, { pauses = [] }: Page<unknown>, redact: (text: string) => string) {
-  for (const pause of pauses) await gate.pause({ ...pause, reason: redact(pause.reason) });
 }
 
 /** Puts the run off without costing an attempt, where nothing failed: the provider asks for patience, or credentials are newer. */

@@ -130,6 +130,8 @@ export type Connector<Config = unknown, Credentials = unknown> = {
   credentials: z.ZodType<Credentials>;
   /** False where nobody is asked who we are; app_private.needs_credentials says the same to SQL. */
   needsCredentials?: boolean;
+  /** True where asking for a page has no effects: the next one is then fetched while the one before is being saved. */
+  readsAhead?: boolean;
   /** Base URLs by `config.environment`; none where nobody is called. */
   hosts: Record<string, string>;
   streams: Record<string, Stream<Config, Credentials>>;

@@ -19,6 +19,7 @@ export const square = defineConnector({
   config: squareConfig,
   credentials: squareCredentials,
   hosts: squareHosts,
+  readsAhead: true,
   test: testSquare,
   limits: (config, credentials) => [accountLimit(config, credentials)],
   refresh: refreshSquare,
