@@ -23,7 +23,7 @@ const accounts = [
   },
   { id: "5520993", name: "JP", timeZone: "Asia/Tokyo", currency: "JPY", campaigns: 1, adSets: 1, ads: 2 },
 ];
-const backfillDays = 25;
+const backfillDays = 28;
 const levels = ["account", "campaign", "adset", "ad"] as const;
 
 let database: TestDatabase;
