@@ -45,7 +45,8 @@ export async function withKeysLocked<Result>(owner: pg.Pool, work: () => Promise
       );
     return await work();
   } finally {
-    // Ends the session, and its lock with it.
-    client.release(true);
+    const freed = await client.query(`select pg_advisory_unlock${lock}`).catch((error: Error) => error);
+    // The end of the session is the end of its lock, a moment later.
+    client.release(freed instanceof Error);
   }
 }
