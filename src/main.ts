@@ -123,7 +123,13 @@ async function main(
     closeSockets = () => app.sockets.close();
   }
   if (part !== "api") {
-    const workerPool = makePool(urls.worker, { name: "worker", max: config.JOB_CONCURRENCY + 4, log });
+    // A sync asks whether it may call while it writes. Patient: to a worker, a moment without a connection is no end.
+    const workerPool = makePool(urls.worker, {
+      name: "worker",
+      max: 2 * config.JOB_CONCURRENCY + 4,
+      log,
+      patienceMs: 10_000,
+    });
     onStop(() => workerPool.end());
     const mail = makeMailTransport(config, { mailDir: join(dataDir, "mail"), log });
     onStop(async () => mail.close());

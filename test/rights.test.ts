@@ -85,6 +85,9 @@ async function tries({ table, operation, column }: Cell, claims: Claims | undefi
   };
 }
 
+/** That a column is generated is found before that one may not write it; nobody may. */
+const withoutGenerated = (outcome: string | number) => (outcome === "428C9" ? "42501" : outcome);
+
 /** Not null, check and the like come after grants and policies: they are no refusal of the role. */
 const insertion = async ({ table, column }: Cell, claims: Claims | undefined) => {
   const outcome = await attempt(claims, `insert into public.${table} ("${column}") values (default)`);
@@ -115,7 +118,7 @@ describe("tables, through SQL", () => {
     const outcome = await tries(cell, claims);
     const tenantId = claims?.tenant_id ?? people.acme.id;
     if (right === "-") {
-      expect(outcome).toMatchObject({ own: "42501", foreign: "42501" });
+      expect([outcome.own, outcome.foreign].map(withoutGenerated)).toEqual(["42501", "42501"]);
       return;
     }
     expect(await count(table, people.globex.id)).toBeGreaterThan(0);

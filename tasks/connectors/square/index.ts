@@ -15,6 +15,7 @@ export const square = defineConnector({
   config: squareConfig,
   credentials: squareCredentials,
   hosts: squareHosts,
+  readsAhead: true,
   test: testSquare,
   streams: { orders, payments, refunds },
 });
