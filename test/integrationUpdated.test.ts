@@ -138,10 +138,13 @@ it("hears of a run's progress", async () => {
     "subscription ($id: UUID!) { integrationUpdated(id: $id) { runs(first: 1) { nodes { state progress stream { recordsAccepted } } } } }",
     { id: acme.integrationId },
   );
-  const seen = (wanted: object) =>
+  const seen = (wanted: object, act = async () => {}) =>
     until(
-      async () => client.of("1", "next").at(-1)?.payload.data?.integrationUpdated.runs.nodes[0],
-      (run) => run !== undefined && JSON.stringify(run) === JSON.stringify(wanted),
+      async () => {
+        await act();
+        return client.of("1", "next").at(-1)?.payload.data?.integrationUpdated.runs.nodes[0];
+      },
+      (run) => JSON.stringify(run) === JSON.stringify(wanted),
     );
   await client.next("1", 0);
   await owner(
@@ -152,11 +155,9 @@ it("hears of a run's progress", async () => {
   // As the pages of a run do: the stream is told of at the turn of the second.
   const page = `with counted as (update integration_streams set records_accepted = 50 where id = $1)
      update integration_runs set progress = 0.5 where stream_id = $1`;
-  for (let pages = 0; pages < 4; pages++) {
+  await seen({ state: "waiting", progress: 0.5, stream: { recordsAccepted: "50" } }, async () => {
     await owner(page, [stream.id]);
-    await new Promise((soon) => setTimeout(soon, 400));
-  }
-  await seen({ state: "waiting", progress: 0.5, stream: { recordsAccepted: "50" } });
+  });
   await owner("update integration_runs set state = 'running' where stream_id = $1", [stream.id]);
   await seen({ state: "running", progress: 0.5, stream: { recordsAccepted: "50" } });
 });

@@ -21,9 +21,6 @@ create index if not exists retired_credentials_key_idx on app_private.retired_cr
 comment on table app_private.retired_credentials is
   'Credentials that were replaced, as they were sealed in integration_credentials: webhooks may be signed with them for a while.';
 
---!include policies/app_private.sql
---!include policies/integrations.sql
---!include functions/integration_credentials.sql
 do $$
 begin
   if to_regtype('public.sync_mode') is null then
@@ -281,4 +278,6 @@ drop function if exists public.sync_integration(uuid);
 --!include policies/syncs.sql
 
 --!include functions/purge.sql
+--!include policies/app_private.sql
+--!include functions/integration_credentials.sql
 --!include triggers/notifications.sql
