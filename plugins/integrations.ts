@@ -65,7 +65,7 @@ export const IntegrationsPlugin = extendSchema((build) => {
         ok: Boolean!
         """What they reach, by a name that a person recognises."""
         account: String
-        """transient: try again soon; throttled: later; reauth: other credentials are needed; permanent: change the settings."""
+        """As Integration.errorClass: needs_reauth, refused (change the settings) or unreachable (try again)."""
         errorClass: String
         """What went wrong, as a sentence."""
         error: String
@@ -75,7 +75,7 @@ export const IntegrationsPlugin = extendSchema((build) => {
         availableProviders: [Provider!]!
       }
       extend type Mutation {
-        """Gives an integration its credentials. One in ERROR becomes PENDING. Needs integrations:manage."""
+        """Gives an integration its credentials. One in ERROR is tried again. Needs integrations:manage."""
         setIntegrationCredentials(input: SetIntegrationCredentialsInput!): SetIntegrationCredentialsPayload
         """
         Tries settings and credentials with one call to the provider, and keeps nothing. It takes at most ten seconds; 20 in

@@ -128,18 +128,38 @@ it("makes many changes in a moment into few events, of which the last has the la
 });
 
 it("hears of a run's progress", async () => {
-  const client = await watch();
-  await owner(
-    `with s as (insert into integration_streams (tenant_id, integration_id, name) values ($1, $2, 'orders') returning id),
-     r as (insert into integration_runs (tenant_id, integration_id, stream_id, trigger) select $1, $2, id, 'manual' from s returning id, stream_id)
-     insert into app_private.sync_leases (tenant_id, stream_id, run_id, token, expires_at)
-     select $1, stream_id, id, gen_random_uuid(), '2026-01-01T00:00:00Z' from r`,
+  const [stream] = await owner(
+    "insert into integration_streams (tenant_id, integration_id, name) values ($1, $2, 'orders') returning id",
     [acme.id, acme.integrationId],
   );
-  await owner("update app_private.sync_leases set expires_at = '2026-01-01T00:00:07Z' where tenant_id = $1", [
-    acme.id,
-  ]);
-  expect((await client.next("1", 1)).errors).toBeUndefined();
+  const client = await connect(tokenOf(viewer));
+  client.subscribe(
+    "1",
+    "subscription ($id: UUID!) { integrationUpdated(id: $id) { runs(first: 1) { nodes { state progress stream { recordsAccepted } } } } }",
+    { id: acme.integrationId },
+  );
+  const seen = (wanted: object, act = async () => {}) =>
+    until(
+      async () => {
+        await act();
+        return client.of("1", "next").at(-1)?.payload.data?.integrationUpdated.runs.nodes[0];
+      },
+      (run) => JSON.stringify(run) === JSON.stringify(wanted),
+    );
+  await client.next("1", 0);
+  await owner(
+    "insert into integration_runs (tenant_id, integration_id, stream_id, trigger) values ($1, $2, $3, 'manual')",
+    [acme.id, acme.integrationId, stream.id],
+  );
+  await seen({ state: "waiting", progress: null, stream: { recordsAccepted: "0" } });
+  // As the pages of a run do: the stream is told of at the turn of the second.
+  const page = `with counted as (update integration_streams set records_accepted = 50 where id = $1)
+     update integration_runs set progress = 0.5 where stream_id = $1`;
+  await seen({ state: "waiting", progress: 0.5, stream: { recordsAccepted: "50" } }, async () => {
+    await owner(page, [stream.id]);
+  });
+  await owner("update integration_runs set state = 'running' where stream_id = $1", [stream.id]);
+  await seen({ state: "running", progress: 0.5, stream: { recordsAccepted: "50" } });
 });
 
 it("answers an event from one transaction under row security, and none is left open", async () => {

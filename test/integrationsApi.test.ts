@@ -146,7 +146,7 @@ it("says of Square what its connector takes", async () => {
   const validate = new Ajv2020({ strict: false, validateFormats: false }).compile(square.configSchema);
   expect([
     validate(CONFIG),
-    validate({ ...CONFIG, syncIntervalMinutes: 5 }),
+    validate({ ...CONFIG, backfillDays: 5 }),
     validate({ ...CONFIG, accessToken: "x" }),
     validate({ environment: "sandbox" }),
   ]).toEqual([true, true, false, false]);
@@ -181,7 +181,7 @@ it.each([
   ["an unknown field", { ...CONFIG, pagesize: 7 }, "config.pagesize"],
   ["an unknown field beside a missing one", { locationIds: ["L1"], pagesize: 7 }, "config.pagesize"],
   ["a credential", { ...CONFIG, accessToken: SECRET }, "config.accessToken"],
-  ["a bad interval", { ...CONFIG, syncIntervalMinutes: 0 }, "config.syncIntervalMinutes"],
+  ["a number out of range", { ...CONFIG, backfillDays: 0 }, "config.backfillDays"],
   ["a name of the prototype", { ...CONFIG, constructor: 1 }, "config.constructor"],
 ])("refuses settings with %s", async (_case, config, field) => {
   const answered = await create(config);
@@ -201,7 +201,7 @@ it("refuses a provider that nobody can pull from, and names those that there are
 });
 
 it("stores settings as they were given, without what is left to defaults", async () => {
-  const config = { ...CONFIG, syncIntervalMinutes: 15 };
+  const config = { ...CONFIG, backfillDays: 15 };
   const { data } = await create(config);
   expect(data.createIntegration.integration).toMatchObject({
     config,
@@ -388,14 +388,14 @@ it("tries settings and credentials before they are kept", async () => {
   expect(wrong.data.testIntegrationConnection).toMatchObject({
     ok: false,
     account: null,
-    errorClass: "reauth",
+    errorClass: "needs_reauth",
     error: expect.stringContaining("This token is unknown"),
   });
   const elsewhere = await test({
     config: { ...CONFIG, locationIds: ["L9"] },
     credentials: { accessToken: SECRET },
   });
-  expect(elsewhere.data.testIntegrationConnection).toMatchObject({ ok: false, errorClass: "permanent" });
+  expect(elsewhere.data.testIntegrationConnection).toMatchObject({ ok: false, errorClass: "refused" });
 });
 
 it("tries the credentials that an integration has", async () => {
@@ -436,7 +436,7 @@ it("waits for a provider only so long, with no transaction open", async () => {
   expect(open).toEqual([]);
   expect((await waiting).data.testIntegrationConnection).toMatchObject({
     ok: false,
-    errorClass: "transient",
+    errorClass: "unreachable",
   });
 });
 

@@ -1,7 +1,6 @@
 import { z } from "zod";
 import type { Connector } from "../../tasks/connectors/connector.ts";
 import { connectors } from "../../tasks/connectors/index.ts";
-import { engineSettings } from "./settings.ts";
 
 type JsonSchema = z.core.JSONSchema.BaseSchema;
 /** What a frontend needs to offer a provider. */
@@ -50,7 +49,6 @@ function configSchema(connector: Connector, simulatorUrl: string | undefined): J
       ...(typeof environment === "object" && environment.enum
         ? { environment: { ...environment, enum: environmentsOf(connector, simulatorUrl) } }
         : {}),
-      ...jsonSchema(engineSettings).properties,
     },
   };
 }

@@ -2,10 +2,9 @@ import { z } from "zod";
 import type { Connector } from "../../tasks/connectors/connector.ts";
 import { connectors } from "../../tasks/connectors/index.ts";
 import { ApiError } from "../graphql/errors.ts";
+import { makeRedact } from "../sync/redact.ts";
 import { environmentsOf } from "./catalogue.ts";
 import { keysOf, misfits, refuseMisfit } from "./misfits.ts";
-import { engineKeys, engineSettings } from "./settings.ts";
-import { secretsOf } from "./withoutSecrets.ts";
 
 const withEnvironment = z.looseObject({ environment: z.string().optional() });
 
@@ -31,29 +30,25 @@ export function checkConfig<Config>(
   simulatorUrl: string | undefined,
 ): Config {
   const config = objectOr(given, "config");
-  const isOurs = ([key]: [string, unknown]) => engineKeys.includes(key);
-  const ours = misfits(engineSettings, Object.fromEntries(Object.entries(config).filter(isOurs)));
-  const entries = Object.entries(config).filter((entry) => !isOurs(entry));
-  const settings = Object.fromEntries(entries);
-  const own = misfits(connector.config, settings);
+  const { problems, value } = misfits(connector.config, config);
   const secretKeys = keysOf(connector.credentials);
-  refuseMisfit("config", [
-    ...own.problems.map(({ path, says, unknown }) => ({
+  refuseMisfit(
+    "config",
+    problems.map(({ path, says, unknown }) => ({
       path,
       says:
         unknown && secretKeys.has(String(path.at(-1)))
           ? "is a credential, and settings are not secret: use setIntegrationCredentials"
           : says,
     })),
-    ...ours.problems,
-  ]);
-  const { environment } = withEnvironment.parse(own.value);
+  );
+  const { environment } = withEnvironment.parse(value);
   const environments = environmentsOf(connector, simulatorUrl);
   if (environment !== undefined && !environments.includes(environment))
     refuseMisfit("config", [
       { path: ["environment"], says: `is not available here; there are: ${environments.join(", ")}` },
     ]);
-  return connector.config.parse(settings);
+  return connector.config.parse(config);
 }
 
 /** Credentials as a connector reads them, or INVALID_INPUT with the places, and nothing of the values. */
@@ -63,7 +58,7 @@ export function checkCredentials<Credentials>(
 ): Credentials {
   const credentials = objectOr(given, "credentials");
   const { problems } = misfits(connector.credentials, credentials);
-  const secrets = secretsOf(credentials);
+  const redact = makeRedact(credentials);
   const known = [...keysOf(connector.credentials)].join(", ");
   refuseMisfit(
     "credentials",
@@ -71,7 +66,7 @@ export function checkCredentials<Credentials>(
       // Somebody may paste a secret where a name belongs, and a schema's own sentence may quote what it refuses.
       unknown
         ? { path: [], says: `has a field that is not known here; there are: ${known}` }
-        : { path, says: secrets.some((secret) => says.includes(secret)) ? "does not fit" : says },
+        : { path, says: redact(says) === says ? says : "does not fit" },
     ),
   );
   return connector.credentials.parse(credentials);

@@ -6,9 +6,10 @@ import { claimsOf, type Identity, withRequest } from "../auth/requests.ts";
 import { generateDataKey, type KeyRing, seal } from "../crypto/keyRing.ts";
 import { CREDENTIALS, openCredentials, sealed } from "../crypto/sealed.ts";
 import { ApiError } from "../graphql/errors.ts";
+import { failureOf } from "../sync/failures.ts";
+import { makeRedact } from "../sync/redact.ts";
 import { describeProviders, type Provider } from "./catalogue.ts";
 import { checkConfig, checkCredentials, connectorNamed } from "./check.ts";
-import { withoutSecrets } from "./withoutSecrets.ts";
 
 /** Of the operation's transaction. */
 export type Run = (query: { text: string; values: unknown[] }) => Promise<{ rows: readonly unknown[] }>;
@@ -120,15 +121,16 @@ export function makeIntegrationService(options: {
       const connector = connectorNamed(test.provider);
       const config = checkConfig(connector, test.config, simulatorUrl);
       const credentials = await credentialsFor(identity, test, connector);
+      const redact = makeRedact(credentials);
       const signal = AbortSignal.timeout(testMs);
       const given = { config, credentials, now: new Date(), signal, fetch: options.fetch };
       try {
         const baseUrl = providerUrl(connector, config, simulatorUrl);
         const { account } = await untilAborted(connector.test({ ...given, baseUrl }), signal);
-        return { ok: true, account: withoutSecrets(account, credentials), errorClass: null, error: null };
+        return { ok: true, account: redact(account), errorClass: null, error: null };
       } catch (error) {
-        const { kind, message } = reasonOf(error, signal, credentials);
-        return { ok: false, account: null, errorClass: kind, error: withoutSecrets(message, credentials) };
+        const { errorClass, sentence } = reasonOf(error, signal, redact);
+        return { ok: false, account: null, errorClass, error: redact(sentence) };
       }
     },
   };
@@ -144,11 +146,11 @@ const untilAborted = <Value>(work: Promise<Value>, signal: AbortSignal): Promise
   ]);
 
 /** Anything but what a connector foresees is our mistake; it may quote what it was given. */
-function reasonOf(error: unknown, signal: AbortSignal, credentials: unknown) {
-  if (error instanceof ProviderError) return error;
-  if (signal.aborted) return { kind: "transient", message: "The provider did not answer in time." };
+function reasonOf(error: unknown, signal: AbortSignal, redact: (text: string) => string) {
+  if (error instanceof ProviderError) return failureOf(error);
+  if (signal.aborted) return { errorClass: "unreachable", sentence: "The provider did not answer in time." };
   if (!(error instanceof Error)) throw new Error("A connector threw something that is no error.");
-  const unexpected = new Error(withoutSecrets(error.message, credentials));
-  unexpected.stack = withoutSecrets(error.stack ?? "", credentials);
+  const unexpected = new Error(redact(error.message));
+  unexpected.stack = redact(error.stack ?? "");
   throw unexpected;
 }

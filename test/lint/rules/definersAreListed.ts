@@ -106,7 +106,6 @@ const REVIEWED = [
   "app_private.tg_check_role()",
   "app_private.tg_check_tenant()",
   "app_private.tg_hold_deletion()",
-  "app_private.tg_notify_lease()",
   "app_private.tg_credentials_changed()",
   "app_private.tg_hold_integrations()",
   "app_private.tg_hold_seats()",
