@@ -11,6 +11,7 @@ import { MetricInputsPlugin, MetricsPlugin } from "./metrics.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
 import { PlainNamesPlugin } from "./plainNames.ts";
+import { RequiredInputsPlugin } from "./requiredInputs.ts";
 import { SignInPlugin } from "./signIn.ts";
 import { smartTags } from "./smartTags.ts";
 import { TenantPredicatePlugin } from "./tenantPredicate.ts";
@@ -23,6 +24,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   smartTags,
   // `id` for the column, `user` for (tenant_id, user_id).
   PlainNamesPlugin,
+  // SQL cannot say which arguments of a function must be there, where others may be left out.
+  RequiredInputsPlugin,
   // PostgreSQL has no argon2 and signs no tokens.
   SignInPlugin,
   // Nor must it see passwords and the tokens of links.

@@ -52,13 +52,19 @@ export const smartTags = jsonPgSmartTags({
       "public.integrations": {
         tags: aggregated,
         attribute: {
-          ...filterable("enabled", "status", "sync_status"),
+          ...filterable("enabled", "status", "sync_status", "error_class"),
           ...notMeasured("id", "tenant_id", "config", "description", "sync_error", "updated_at"),
+          ...notMeasured("sync_interval_minutes", "next_sync_at", "failing_since"),
           name: { tags: { isIndexed: true as const, behavior: "-groupBy -aggregate" } },
           last_sync_at: { tags: { isIndexed: true as const, behavior: "-groupBy" } },
           created_at: { tags: { isIndexed: true as const, behavior: "-groupBy" } },
         },
       },
+      "public.integration_streams": { attribute: filterable("name", "state", "error_class") },
+      "public.integration_runs": {
+        attribute: filterable("trigger", "state", "requested_at", "started_at", "ended_at", "error_class"),
+      },
+      "public.rejected_records": { attribute: filterable("stream", "source_id", "created_at") },
       "public.users": {
         attribute: filterable("first_name", "last_name", "role", "status", "created_at", "last_login_at"),
       },
@@ -72,6 +78,21 @@ export const smartTags = jsonPgSmartTags({
       "public.users.users_tenant_id_email_key": noLookup,
       "public.users.users_tenant_id_id_key": noLookup,
       "public.integrations.integrations_tenant_id_id_key": noLookup,
+      "public.integration_streams.integration_streams_tenant_id_id_key": noLookup,
+      "public.integration_streams.integration_streams_tenant_id_integration_id_name_key": noLookup,
+      "public.integration_streams.integration_streams_tenant_id_integration_id_fkey": {
+        tags: { foreignFieldName: "streams" },
+      },
+      "public.integration_runs.integration_runs_tenant_id_id_key": noLookup,
+      "public.integration_runs.integration_runs_tenant_id_integration_id_fkey": {
+        tags: { foreignFieldName: "runs" },
+      },
+      "public.integration_runs.integration_runs_tenant_id_stream_id_fkey": {
+        tags: { foreignFieldName: "runs" },
+      },
+      "public.rejected_records.rejected_records_tenant_id_integration_id_fkey": {
+        tags: { foreignFieldName: "rejectedRecords" },
+      },
       "public.sessions.sessions_pkey": noLookup,
       "public.sessions.sessions_tenant_id_user_id_fkey": noList,
       "public.api_keys.api_keys_tenant_id_id_key": noLookup,
@@ -102,6 +123,12 @@ export const smartTags = jsonPgSmartTags({
       "public.revoke_api_key": { tags: { resultFieldName: "apiKey" } },
       "public.create_tenant": { tags: { resultFieldName: "tenant" } },
       "public.sync_integration": { tags: { resultFieldName: "integration" } },
+      "public.cancel_sync": { tags: { resultFieldName: "integration" } },
+      "public.disable_integration": { tags: { resultFieldName: "integration" } },
+      "public.reactivate_integration": { tags: { resultFieldName: "integration" } },
+      "public.backfill_integration": { tags: { resultFieldName: "run" } },
+      "public.reset_integration_stream": { tags: { resultFieldName: "stream" } },
+      "public.set_integration_stream_cursor": { tags: { resultFieldName: "stream" } },
     },
   },
 });

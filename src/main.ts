@@ -111,6 +111,7 @@ async function main(
       log,
       keyRing,
       simulatorUrl,
+      fetch,
       mail,
       frontendUrl: config.FRONTEND_URL,
     });

@@ -4,6 +4,7 @@ import type { Logger } from "pino";
 import type { KeyRing } from "../src/crypto/keyRing.ts";
 import type { MailTransport } from "../src/mail/transport.ts";
 import { cancelAnalystStatements } from "./cancel_analyst_statements.ts";
+import type { Connector } from "./connectors/connector.ts";
 import { maintainPartitions } from "./maintain_partitions.ts";
 import { promoteSubjects } from "./promote_subjects.ts";
 import { purgeEvents } from "./purge_events.ts";
@@ -13,6 +14,7 @@ import { sendMail } from "./send_mail.ts";
 import { startPasswordReset } from "./start_password_reset.ts";
 import { syncDueIntegrations } from "./sync_due_integrations.ts";
 import { syncIntegration } from "./sync_integration.ts";
+import { syncStream } from "./sync_stream.ts";
 
 export type TaskServices = {
   pool: pg.Pool;
@@ -20,6 +22,10 @@ export type TaskServices = {
   keyRing: KeyRing;
   /** Where integrations with the environment "simulator" find their provider; undefined where none may. */
   simulatorUrl: string | undefined;
+  /** Calls providers, at public addresses only. */
+  fetch: typeof globalThis.fetch;
+  /** Instead of the connectors that there are; for tests. */
+  connectorFor?: (provider: string) => Connector;
   mail: MailTransport;
   /** Where the links in mails lead. */
   frontendUrl: string | undefined;
@@ -27,9 +33,11 @@ export type TaskServices = {
 
 /** The name of a task is its file's name and the string in add_job. */
 export const makeTaskList = (services: TaskServices): TaskList => ({
-  // Pulls an integration's data, page by page. Enqueued by app_hidden.request_sync.
+  // Opens a run of each of an integration's streams. Enqueued by app_hidden.request_sync.
   sync_integration: syncIntegration(services),
-  // Enqueues what is due.
+  // Pulls a run's data, page by page. Enqueued by app_private.enqueue_run.
+  sync_stream: syncStream(services),
+  // Enqueues what is due, and takes up runs whose job is gone.
   sync_due_integrations: syncDueIntegrations(services),
   // Makes the months ahead, and those of which events wait in the default partition.
   maintain_partitions: maintainPartitions(services),

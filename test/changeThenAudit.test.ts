@@ -68,12 +68,12 @@ it("records plain SQL with the login behind it", async () => {
 
 it("records a job with its task", async () => {
   await withTenant(database.worker, acme.id, "some_task", (client) =>
-    client.query("select app_hidden.begin_sync($1, $2, uuidv7())", [acme.id, acme.integrationId]),
+    client.query("select app_hidden.fail_sync($1, $2, 'internal', 'Broken.')", [acme.id, acme.integrationId]),
   );
   expect((await log(acme.integrationId, "integration.updated")).at(-1)).toMatchObject({
     actor_kind: "job",
     actor_name: "some_task",
-    changes: { after: { sync_status: "running" } },
+    changes: { after: { sync_status: "failed" } },
   });
 });
 

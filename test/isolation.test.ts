@@ -98,8 +98,7 @@ describe("in SQL, as erp_authenticator", () => {
     const audit =
       "insert into audit_logs (tenant_id, user_id, actor_kind, action, resource) values ($1, $2, 'user', 'x', 'x')";
     expect(await refusal(database.owner.query(audit, [acme.id, globex.users.user.id]))).toBe("23503");
-    const key =
-      "insert into app_private.sync_checkpoints (tenant_id, integration_id, stream, checkpoint) values ($1, $2, 's', '{}')";
+    const key = "insert into integration_streams (tenant_id, integration_id, name) values ($1, $2, 's')";
     expect(await refusal(database.owner.query(key, [acme.id, globex.integrationId]))).toBe("23503");
   });
 

@@ -12,6 +12,8 @@ export type EventInput = {
   source?: string;
   sourceId?: string;
   sourceVersion?: string;
+  /** The provider no longer has it. */
+  deleted?: boolean;
 };
 
 export type UnparsableRecord = { sourceId?: string; reason: string; record: unknown };
@@ -25,6 +27,11 @@ export type Page<Checkpoint> = {
   done: boolean;
   /** Everything that happened at the provider until then has been read, RFC 3339; left out while it is not known. */
   highWater?: string;
+  /**
+   * On the last page of a full refresh: all records whose sourceId begins so, and whose timestamp is since then, were in its
+   * pages. Those that were not are gone, and are deleted. Only where the provider lists everything that it has.
+   */
+  complete?: { sourceIdPrefix: string; since: string };
   /** From 0 to 1, where the connector can tell. */
   progress?: number;
   /** What the provider's usage headers ask of everybody who shares a limit, beginning now. */
@@ -93,6 +100,8 @@ export type Connector<Config = unknown, Credentials = unknown> = {
   /** For a form: each field of both schemas has a title and a description (`.meta`). */
   config: z.ZodType<Config>;
   credentials: z.ZodType<Credentials>;
+  /** False where nobody is asked who we are; app_private.needs_credentials says the same to SQL. */
+  needsCredentials?: boolean;
   /** Base URLs by `config.environment`. */
   hosts: Record<string, string>;
   streams: Record<string, Stream<Config, Credentials>>;

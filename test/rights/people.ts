@@ -35,7 +35,17 @@ export async function makePeople(owner: pg.Pool): Promise<People> {
   await owner.query("update tenants set max_users = 200, max_integrations = 2000, features = '{api_keys}'");
   // Starter metrics build on each other; the cells are about one that stands alone.
   await owner.query("delete from metrics");
-  for (const { id } of [acme, globex, platform]) {
+  for (const { id, integrationId } of [acme, globex, platform]) {
+    await owner.query(
+      `with s as (
+         insert into integration_streams (tenant_id, integration_id, name) values ($1, $2, 'orders') returning *
+       ),
+       r as (
+         insert into rejected_records (tenant_id, integration_id, stream, reason, record) values ($1, $2, 'orders', 'odd', '{}')
+       )
+       insert into integration_runs (tenant_id, integration_id, stream_id, trigger) select $1, $2, id, 'manual' from s`,
+      [id, integrationId],
+    );
     await owner.query(
       "insert into api_keys (id, tenant_id, name, scopes) values (gen_random_uuid(), $1, 'Till', '{events:write}')",
       [id],

@@ -1,0 +1,241 @@
+import { isDeepStrictEqual } from "node:util";
+import type { Logger } from "pino";
+import {
+  type Call,
+  type Connector,
+  type Page,
+  ProviderError,
+  type Stream,
+} from "../../tasks/connectors/connector.ts";
+import { providerUrl } from "../../tasks/connectors/index.ts";
+import { storablePage } from "../../tasks/connectors/storable.ts";
+import type { TaskServices } from "../../tasks/index.ts";
+import { readCredentials, saveRefreshed } from "./credentials.ts";
+import { failureOf, misfit, SyncError } from "./failures.ts";
+import { type Gate, makeGate } from "./gate.ts";
+import { makeRedact } from "./redact.ts";
+import { type Begun, isRefusal, type Run } from "./run.ts";
+
+/** Then the rest becomes a job of its own, and others get their turn. */
+const SLICE_MS = { soonOver: 4 * 60_000, bulk: 30_000 };
+/** Where a provider that throttles does not say for how long. */
+const PATIENCE_MS = 60_000;
+const BUSY_MS = 2_000;
+
+type Work = {
+  services: TaskServices;
+  connector: Connector;
+  begun: Begun;
+  run: Run;
+  tenantId: string;
+  /** Aborted when the worker stops, or the lease is lost. */
+  signal: AbortSignal;
+};
+
+/** Pulls pages until the stream has caught up, the slice is over, or something is in the way; leaves the run settled. */
+export async function readSlice(work: Work): Promise<void> {
+  const { services, begun, run, signal } = work;
+  let redact = (text: string) => text;
+  let gate: Gate | undefined;
+  const calls = () => gate?.takeCalls() ?? 0;
+  try {
+    if (begun.is_read) {
+      if (!(await sweep(work))) await run.pause(0, 0);
+      return;
+    }
+    const credentials = readCredentials({ ...services, tenantId: work.tenantId }, begun, work.connector);
+    redact = makeRedact(credentials);
+    const config = readConfig(work);
+    gate = gateFor(work, config, credentials);
+    const waitMs = await gate.pauseMs();
+    if (waitMs !== undefined) return await run.pause(0, withJitter(waitMs), "provider");
+    const call: Omit<Call<unknown, unknown>, "now"> = {
+      config,
+      credentials,
+      signal,
+      fetch: gate.fetch,
+      baseUrl: providerUrl(begun.provider, config, services.simulatorUrl),
+    };
+    const refreshed = await refresh(work, call);
+    if (refreshed === "later") return await run.pause(calls(), BUSY_MS * (0.5 + Math.random()));
+    if (refreshed === "changed") return await run.pause(calls(), 0);
+    if (refreshed !== undefined) redact = makeRedact([credentials, refreshed]);
+    const isOver = await pullPages(work, { ...call, credentials: refreshed ?? credentials }, gate, redact);
+    if (!isOver) await run.pause(calls(), 0);
+  } catch (error) {
+    if (isRefusal(error)) throw error;
+    if (signal.aborted) return await run.pause(calls(), 0);
+    if (await waited(work, error, gate)) return;
+    const failure = failureOf(error);
+    const sentence = redact(failure.sentence).slice(0, 1_000);
+    report(
+      services.log,
+      work,
+      { ...failure, sentence },
+      redact(String(error instanceof Error ? error.stack : error)),
+    );
+    if (failure.isFinal) return await run.fail(calls(), failure.errorClass, sentence);
+    await run.retry(calls(), failure.errorClass, sentence, failure.afterMs);
+  }
+}
+
+function readConfig({ connector, begun }: Work): unknown {
+  const config = connector.config.safeParse(begun.config);
+  if (config.success) return config.data;
+  throw new SyncError("invalid_configuration", `The settings do not fit: ${misfit(config.error)}.`);
+}
+
+const gateFor = ({ services, connector, begun }: Work, config: unknown, credentials: unknown): Gate => {
+  const scopes = connector.limits?.(config, credentials) ?? [];
+  // Without limits of its own, at least the streams of one integration hear of each other.
+  return makeGate(
+    services.pool,
+    services.fetch,
+    begun.provider,
+    scopes.length > 0 ? scopes : [`integration:${begun.integration_id}`],
+  );
+};
+
+/** New credentials, saved; undefined while those at hand last; or who else is at it. */
+async function refresh(work: Work, call: Omit<Call<unknown, unknown>, "now">): Promise<unknown> {
+  const { connector, begun, run, services, tenantId } = work;
+  const version = begun.credentials?.version;
+  if (!connector.refresh || version === undefined) return undefined;
+  const turn = await run.beginRefresh(version);
+  if (turn !== "go") return turn === "busy" ? "later" : "changed";
+  const renewed = await connector.refresh({ ...call, now: new Date() }).catch(async (error: unknown) => {
+    await run.endRefresh(version);
+    throw error;
+  });
+  if (renewed === undefined) {
+    await run.endRefresh(version);
+    return undefined;
+  }
+  return (await saveRefreshed({ ...services, tenantId }, begun, run, renewed)) ? renewed : "changed";
+}
+
+/** Fetches and saves page by page; false when the slice is over before the stream. */
+async function pullPages(
+  work: Work,
+  call: Omit<Call<unknown, unknown>, "now">,
+  gate: Gate,
+  redact: (text: string) => string,
+): Promise<boolean> {
+  const { begun, run, signal } = work;
+  const stream = streamOf(work);
+  let checkpoint = readCursor(stream, begun);
+  const source = `${begun.provider}:${begun.integration_id}`;
+  const range =
+    begun.since && begun.until ? { range: { since: begun.since, until: begun.until } } : undefined;
+  const until = Date.now() + (begun.is_bulk ? SLICE_MS.bulk : SLICE_MS.soonOver);
+  const isNew = makeIsNew(begun.cursor);
+  while (!signal.aborted && Date.now() < until) {
+    const page = await stream.fetchPage({ ...call, ...range, checkpoint, now: new Date() });
+    const cursor = JSON.stringify(page.checkpoint);
+    if (!page.done && !isNew(JSON.parse(cursor)))
+      throw new SyncError(
+        "not_moving",
+        "The provider's pages do not come to an end: they lead back to where they began. Reset the stream, or report this.",
+      );
+    const { events, unparsable } = storablePage(page, source);
+    const isOver = await run.savePage({
+      events,
+      rejected: JSON.parse(redact(JSON.stringify(unparsable))),
+      cursor,
+      calls: gate.takeCalls(),
+      done: page.done,
+      highWater: page.highWater,
+      progress: page.progress === undefined ? undefined : Math.min(Math.max(page.progress, 0), 1),
+      complete: page.complete,
+    });
+    await keepPauses(gate, page, redact);
+    if (page.done) return isOver || (await sweep(work));
+    checkpoint = page.checkpoint;
+  }
+  return false;
+}
+
+/** Deletes what a full refresh has not seen; false when the slice is over before that is done. */
+async function sweep({ run, signal }: Work): Promise<boolean> {
+  for (const until = Date.now() + SLICE_MS.bulk; !signal.aborted && Date.now() < until; )
+    if (await run.sweep()) return true;
+  return false;
+}
+
+function streamOf({ connector, begun }: Work): Stream {
+  const stream = connector.streams[begun.stream];
+  if (stream) return stream;
+  throw new SyncError(
+    "invalid_configuration",
+    `${connector.name} has no stream "${begun.stream}" any more. Switch it off.`,
+  );
+}
+
+function readCursor(stream: Stream, begun: Begun): unknown {
+  if (begun.cursor == null) return undefined;
+  const parsed = stream.checkpoint.safeParse(begun.cursor);
+  if (parsed.success) return parsed.data;
+  throw new SyncError(
+    "invalid_cursor",
+    `The cursor of the stream "${begun.stream}" does not fit: ${misfit(parsed.error)}. Reset the stream, or set another cursor.`,
+  );
+}
+
+/** Whether a cursor is neither the one before it nor an earlier one of a circle (R. P. Brent's way, in constant memory). */
+function makeIsNew(first: unknown) {
+  let [last, remembered, steps, power] = [first, first, 0, 1];
+  return (cursor: unknown): boolean => {
+    if (isDeepStrictEqual(cursor, last) || isDeepStrictEqual(cursor, remembered)) return false;
+    last = cursor;
+    if (++steps === power) [remembered, steps, power] = [cursor, 0, power * 2];
+    return true;
+  };
+}
+
+async function keepPauses(gate: Gate, { pauses = [] }: Page<unknown>, redact: (text: string) => string) {
+  for (const pause of pauses) await gate.pause({ ...pause, reason: redact(pause.reason) });
+}
+
+/** Puts the run off without costing an attempt, where nothing failed: the provider asks for patience, or credentials are newer. */
+async function waited({ run, begun }: Work, error: unknown, gate: Gate | undefined): Promise<boolean> {
+  const refusedMs = gate?.refusedMs();
+  if (gate && refusedMs !== undefined) {
+    await run.pause(gate.takeCalls(), withJitter(refusedMs), "provider");
+    return true;
+  }
+  if (!(gate && error instanceof ProviderError)) return false;
+  if (error.kind === "throttled") {
+    const milliseconds = error.retryAfterMs ?? PATIENCE_MS;
+    await gate.pause({ scope: error.scope, milliseconds, reason: error.code ?? "throttled" });
+    await run.pause(gate.takeCalls(), withJitter(milliseconds), "provider");
+    return true;
+  }
+  const version = begun.credentials?.version;
+  if (error.kind !== "reauth" || version === undefined) return false;
+  // Another run may have renewed them a moment ago, which ended those at hand.
+  const turn = await run.beginRefresh(version);
+  if (turn === "go") return false;
+  await run.pause(gate.takeCalls(), turn === "busy" ? BUSY_MS : 0);
+  return true;
+}
+
+/** A little longer than asked, so that those who wait for the same do not all come back at once. */
+const withJitter = (milliseconds: number) =>
+  milliseconds + Math.random() * Math.min(milliseconds / 10, 60_000);
+
+function report(
+  log: Logger,
+  { begun }: Work,
+  failure: { isFinal: boolean; sentence: string; errorClass: string; code?: string },
+  stack: string,
+) {
+  const { integration_id: integrationId, stream } = begun;
+  const { errorClass, sentence, code } = failure;
+  const facts = { integrationId, stream, errorClass, code, sentence };
+  if (errorClass === "internal") log.error({ ...facts, stack }, "sync failed on our side");
+  else
+    log.warn(
+      facts,
+      failure.isFinal ? "sync failed until somebody mends it" : "sync failed, and is tried again",
+    );
+}
