@@ -14,6 +14,7 @@ export async function startTestWorker(
     mailbox?: Mailbox;
     concurrency?: number;
     connectorFor?: (provider: string) => Connector;
+    fetch?: typeof globalThis.fetch;
   } = {},
 ): Promise<Worker & { mailbox: Mailbox }> {
   const mailbox = options.mailbox ?? (await makeMailbox());
@@ -23,7 +24,7 @@ export async function startTestWorker(
     log: silent,
     keyRing: options.keyRing ?? testKeyRing,
     simulatorUrl: options.simulatorUrl,
-    fetch,
+    fetch: options.fetch ?? fetch,
     ...(options.connectorFor ? { connectorFor: options.connectorFor } : {}),
     mail: mailbox.transport,
     frontendUrl: undefined,
