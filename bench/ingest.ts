@@ -12,7 +12,7 @@ import { prepareCluster } from "../src/db/roles.ts";
 import { startCluster } from "../src/embedded/cluster.ts";
 import { freePort } from "../src/embedded/freePort.ts";
 import { paths } from "../src/paths.ts";
-import { type Events, kinds, makeEvents, seconds } from "./support/benchEvents.ts";
+import { type Events, HISTORY_DAYS, kinds, makeEvents, seconds } from "./support/benchEvents.ts";
 
 /*
  * How fast events come in, with the settings that we ship: COPY from files into the very tables, indexes, foreign keys and
@@ -255,19 +255,26 @@ function report(results: Map<string, number[]>) {
 }
 
 /**
- * Whether tables that have grown slow their writers down: the same writers, in turn, in a database that holds `count`
- * events and in one that begins empty. The former is filled by SQL, its indexes built at the end.
+ * Whether tables that have grown slow their writers down: the next events of a database that holds all but the last of
+ * `count` events, and, in turn, the first events of one that begins empty. As dense in time; the former is filled by
+ * SQL, its indexes built at the end.
  */
 async function grow(grown: pg.Client, tenantId: string, count: number) {
-  await fillTables(tenantId, count);
+  await fillTables(tenantId, count - 2 * SAMPLE, (HISTORY_DAYS * 2 * SAMPLE) / count);
   await migrate({ owner: url("erp_user", "empty"), worker: url("erp_worker", "empty") });
   const empty = await connect("erp_user", "empty");
   const emptyTenant = await prepareTenant(empty);
+  const days = (HISTORY_DAYS * CHUNK) / count;
+  let at = 0;
   for (const kind of kinds) {
     const spent = { grown: 0, empty: 0 };
-    for (let at = 0; at < SAMPLE; at += CHUNK) {
-      spent.empty += await write(empty, emptyTenant, makeEvents(CHUNK, kind, count + at));
-      spent.grown += await write(grown, tenantId, makeEvents(CHUNK, kind, count + at));
+    for (const end = at + SAMPLE; at < end; at += CHUNK) {
+      const past = (HISTORY_DAYS * at) / count;
+      const stretch = { days, from: count + at };
+      const first = makeEvents(CHUNK, kind, { ...stretch, ago: HISTORY_DAYS - past });
+      const next = makeEvents(CHUNK, kind, { ...stretch, ago: (HISTORY_DAYS * 2 * SAMPLE) / count - past });
+      spent.empty += await write(empty, emptyTenant, first);
+      spent.grown += await write(grown, tenantId, next);
     }
     const { rows } = await grown.query("select count(*)::integer as count from analytics_events");
     const rate = (seconds: number) => `${(SAMPLE / seconds).toFixed(0)} events/s`;
@@ -277,7 +284,7 @@ async function grow(grown: pg.Client, tenantId: string, count: number) {
   }
 }
 
-async function fillTables(tenantId: string, count: number) {
+async function fillTables(tenantId: string, count: number, until: number) {
   const root = await connect("postgres");
   const tables =
     "select relid from pg_partition_tree('public.analytics_events') union all select 'app_private.event_keys'::regclass";
@@ -291,7 +298,7 @@ async function fillTables(tenantId: string, count: number) {
       filled += FILLED;
       await filler.query(
         `with event as materialized (
-           select gen_random_uuid()::text as source_id, uuidv7() as id, now() - random() * interval '300 days' as time, i
+           select gen_random_uuid()::text as source_id, uuidv7() as id, now() - $3::float8 * interval '1 day' - random() * (${HISTORY_DAYS} - $3) * interval '1 day' as time, i
              from generate_series(1, $2::integer) i
          ),
          key as (
@@ -302,7 +309,7 @@ async function fillTables(tenantId: string, count: number) {
          select $1, id, time, 'order', 'order_completed', jsonb_build_object('locationId', 's' || i % 10, 'channel', 'online', 'lineCount', i % 5),
                 'bench:1', source_id, i % 100, 'EUR'
            from event`,
-        [tenantId, FILLED],
+        [tenantId, FILLED, until],
       );
     }
   };

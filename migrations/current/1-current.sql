@@ -1,6 +1,5 @@
 set local lock_timeout = '5s';
 
---!include functions/purge.sql
 do $$
 begin
   if to_regtype('public.sync_mode') is null then
@@ -217,6 +216,9 @@ begin
       from app_private.sync_checkpoints c
       join public.integrations i on i.tenant_id = c.tenant_id and i.id = c.integration_id
     on conflict do nothing;
+    -- Not all at the same time.
+    update public.integrations i set next_sync_at = now() + random() * make_interval(mins => i.sync_interval_minutes)
+     where i.enabled and i.next_sync_at is null;
   end if;
   if to_regclass('app_private.unparsable_records') is not null then
     insert into public.rejected_records (id, tenant_id, integration_id, stream, source_id, reason, record, created_at)
@@ -253,3 +255,5 @@ drop function if exists public.sync_integration(uuid);
 --!include triggers/sync.sql
 --!include policies/integrations.sql
 --!include policies/syncs.sql
+
+--!include functions/purge.sql

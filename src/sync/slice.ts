@@ -214,7 +214,10 @@ async function waited({ run, begun }: Work, error: unknown, gate: Gate | undefin
   if (error.kind !== "reauth" || version === undefined) return false;
   // Another run may have renewed them a moment ago, which ended those at hand.
   const turn = await run.beginRefresh(version);
-  if (turn === "go") return false;
+  if (turn === "go") {
+    await run.endRefresh(version);
+    return false;
+  }
   await run.pause(gate.takeCalls(), turn === "busy" ? BUSY_MS : 0);
   return true;
 }
