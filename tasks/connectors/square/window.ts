@@ -93,14 +93,16 @@ export async function fetchWindowPage(
   }
   const closed = { ...start, window: null, locationIndex: 0 };
   if (request.range) return { ...page, checkpoint: { ...before, ...closed }, done: true, progress: 1 };
+  // A webhook may have told of what lists do not show yet.
+  const settled = new Date(Date.parse(open.end) - overlapMs).toISOString();
   return {
     ...page,
     // Promoted last: only now has everything up to the window's end been read.
     checkpoint: { ...closed, highWater: open.end, locationIds: open.locationIds },
     done: true,
-    highWater: new Date(Date.parse(open.end) - overlapMs).toISOString(),
+    highWater: settled,
     ...(open.field === "created_at"
-      ? { complete: { sourceIdPrefix: `${endpoint.kind}:`, since: open.start } }
+      ? { complete: { sourceIdPrefix: `${endpoint.kind}:`, since: open.start, until: settled } }
       : {}),
     progress: 1,
   };
