@@ -4,11 +4,10 @@ import { UserError } from "../src/config.ts";
 import type { KeyRing } from "../src/crypto/keyRing.ts";
 import { makePool } from "../src/db/pools.ts";
 import { freePort } from "../src/embedded/freePort.ts";
-import { startSquareSimulator } from "../test/simulators/square.ts";
-import { DEMO_ACCESS_TOKEN, DEMO_LOCATION } from "./demo/catalogue.ts";
 import { demoState, seedDemo } from "./demo/seed.ts";
+import { startSimulators } from "./demo/simulators.ts";
 
-/** What `npm start` adds in a cluster of its own: the demo data on the first start, and a Square to pull from. */
+/** What `npm start` adds in a cluster of its own: the demo data on the first start, and a Square and a Meta to pull from. */
 export async function startDemo(options: {
   ownerUrl: string;
   keyRing: KeyRing;
@@ -21,12 +20,9 @@ export async function startDemo(options: {
     if (state === "absent" || state === "partial")
       await seedDemo(pool, options.keyRing, options.say, { signal: options.signal });
   });
-  const simulator = await startSquareSimulator({
-    port: await freePort(options.simulatorPort, options.simulatorPort + 100),
-    accessToken: DEMO_ACCESS_TOKEN,
-    locations: [DEMO_LOCATION],
-  });
-  return { simulatorUrl: simulator.url, close: () => simulator.close() };
+  const port = await freePort(options.simulatorPort, options.simulatorPort + 100);
+  const simulators = await startSimulators(port);
+  return { simulatorUrl: simulators.url, close: simulators.close };
 }
 
 /** `npm run demo:seed`: also into a server that is not ours, but never beside other tenants' data. */

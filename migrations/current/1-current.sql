@@ -258,3 +258,5 @@ drop function if exists public.sync_integration(uuid);
 --!include policies/syncs.sql
 
 --!include functions/purge.sql
+--!include functions/starter_metrics.sql
+--!include views/analytics.sql

@@ -40,7 +40,7 @@ export function* insightsOfDay(account: AdAccount, date: string): Generator<Even
       value: hundredths(spend),
       currency: account.currency,
       source: account.source,
-      sourceId: `ad_insight:${date}:${campaign.id}`,
+      sourceId: `ad_insight:campaign:${date}:${campaign.id}`,
       properties: {
         date,
         accountId: account.id,

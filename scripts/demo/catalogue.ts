@@ -1,6 +1,16 @@
 export const demoPassword = "Demo-password-1";
 export const DEMO_LOCATION = "LDEMO0000001";
 export const DEMO_ACCESS_TOKEN = "demo-square-access-token";
+export const DEMO_META = {
+  accessToken: "demo-meta-access-token",
+  appId: "1234567890",
+  appSecret: "demo-meta-app-secret",
+};
+/** Of acme's business in Europe; that of the United States is in the demo's events. */
+export const DEMO_META_ACCOUNT = {
+  ...{ id: "5520993", name: "Acme Outfitters Europe", timeZone: "Europe/Berlin", currency: "EUR" },
+  ...{ campaigns: 6, adSets: 3, ads: 4 },
+};
 
 type DemoUser = { name: string; role: string; firstName: string; lastName: string };
 type DemoIntegration = {
@@ -11,8 +21,8 @@ type DemoIntegration = {
   config: Record<string, unknown>;
   status: "PENDING" | "ACTIVE";
   enabled: boolean;
-  /** Pulls from the simulator; the others' past is in the demo events. */
-  syncs: boolean;
+  /** For the simulator; of those without, the past is in the demo events. */
+  credentials?: Record<string, string>;
 };
 export type DemoTenant = {
   slug: "acme" | "globex" | "initech" | "platform";
@@ -40,7 +50,6 @@ const imported = (key: string, provider: string, name: string, description: stri
   config: {},
   status: "ACTIVE",
   enabled: false,
-  syncs: false,
 });
 
 const pointOfSale = (name: string, description: string, locationId: string): DemoIntegration => ({
@@ -51,7 +60,18 @@ const pointOfSale = (name: string, description: string, locationId: string): Dem
   config: { environment: "simulator", locationIds: [locationId], pageSize: 100, backfillDays: 60 },
   status: "PENDING",
   enabled: false,
-  syncs: true,
+  credentials: { accessToken: DEMO_ACCESS_TOKEN },
+});
+
+const advertising = (key: string, name: string, description: string, accountId: string): DemoIntegration => ({
+  key,
+  name,
+  provider: "meta-ads",
+  description,
+  config: { environment: "simulator", accountIds: [`act_${accountId}`], backfillDays: 90 },
+  status: "PENDING",
+  enabled: false,
+  credentials: DEMO_META,
 });
 
 export const demoTenants: DemoTenant[] = [
@@ -81,6 +101,12 @@ export const demoTenants: DemoTenant[] = [
       pointOfSale("Downtown store", "Point of sale of the new store; not synced yet", DEMO_LOCATION),
       imported("onlineShop", "shopify", "Online shop", "Web orders"),
       imported("metaAds", "meta-ads", "Meta Ads", "Campaigns"),
+      advertising(
+        "metaAdsEurope",
+        "Meta Ads Europe",
+        "Campaigns in Europe; not synced yet",
+        DEMO_META_ACCOUNT.id,
+      ),
     ],
   },
   {

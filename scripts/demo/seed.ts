@@ -5,7 +5,7 @@ import { generateDataKey, type KeyRing, seal } from "../../src/crypto/keyRing.ts
 import { withTransaction } from "../../src/db/pools.ts";
 import { rollUpTenant } from "../../src/rollups/rollUp.ts";
 import type { EventInput } from "../../tasks/connectors/connector.ts";
-import { DEMO_ACCESS_TOKEN, type DemoTenant, demoPassword, demoTenants } from "./catalogue.ts";
+import { type DemoTenant, demoPassword, demoTenants } from "./catalogue.ts";
 import { demoEvents } from "./events.ts";
 
 const BATCH = 5_000;
@@ -125,12 +125,12 @@ async function seedTenant(
       ],
     );
     // Sealed under the key that was made just now; with an older key, its credentials are there already.
-    if (!integration.syncs || key.rowCount === 0) continue;
+    if (!integration.credentials || key.rowCount === 0) continue;
     const place = { tenantId, table: "integration_credentials", rowId: integrationId, version: 1 };
     await client.query(
       `insert into app_private.integration_credentials (tenant_id, integration_id, version, key_version, ciphertext)
        values ($1, $2, 1, 1, $3)`,
-      [tenantId, integrationId, seal(JSON.stringify({ accessToken: DEMO_ACCESS_TOKEN }), dataKey, place)],
+      [tenantId, integrationId, seal(JSON.stringify(integration.credentials), dataKey, place)],
     );
   }
 }

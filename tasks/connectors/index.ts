@@ -1,9 +1,10 @@
 import { z } from "zod";
 import { type Connector, ProviderError } from "./connector.ts";
+import { metaAds } from "./meta-ads/index.ts";
 import { square } from "./square/index.ts";
 
 /** Every connector, in the order in which people see them. */
-export const connectors: readonly Connector[] = [square];
+export const connectors: readonly Connector[] = [metaAds, square];
 const byProvider = new Map(connectors.map((connector) => [connector.provider, connector]));
 
 /** The connector of a provider. */
