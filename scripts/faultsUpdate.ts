@@ -1,7 +1,6 @@
 import { writeFile } from "node:fs/promises";
 import { runProgram } from "../src/program.ts";
 import { DOCUMENT, printMatrix } from "../test/faults/document.ts";
-import { providers, tryMatrix } from "../test/faults/matrix.ts";
 import globalSetup from "../test/support/globalSetup.ts";
 import globalTeardown from "../test/support/globalTeardown.ts";
 
@@ -13,6 +12,8 @@ await runProgram(
       await globalTeardown();
       if (globalThis.erpTestsLeak) throw new Error("A secret was written down.");
     });
+    // Only now: it logs into the folder of this run.
+    const { providers, tryMatrix } = await import("../test/faults/matrix.ts");
     const names = process.argv.slice(2);
     const { outcomes, failures } = await tryMatrix(
       ({ provider, name }) => names.length === 0 || names.includes(name) || names.includes(provider),

@@ -26,12 +26,13 @@ export async function tryCell<Account extends Simulated>(
   account: Account,
 ): Promise<Outcome> {
   const { owner } = database;
-  const slug = `${provider}-${account.limits.join("-").replaceAll(/\W+/g, "-")}`.toLowerCase();
+  const slug = `${provider}-${account.marks[0].replace("_", "")}`.toLowerCase();
   const tenant = await createTenant(owner, slug, { events: [] });
   const { integrationId } = tenant;
   await owner.query("update integrations set provider = $2 where id = $1", [integrationId, provider]);
   let version = 1;
   await connect(database, tenant, { config: account.config, credentials: account.credentials, version });
+  watch.setLimits(integrationId, account.limits);
   const { request } = watchSyncs(database, integrationId);
   const stops = new Set<string>();
 

@@ -13,7 +13,7 @@ provider's in the end: none is missing, none is too many, none is old.
 
 - _goes on_: nobody notices.
 - _tries again_: after a moment, by itself.
-- _waits_: until the provider may be asked again, by itself; nobody who shares the limit asks before.
+- _waits_: until the provider may be asked again, or has made a report, by itself; nobody who shares a limit asks before.
 - _stops_: until a person has mended it, and says why: the \`errorClass\` of the integration. Then it goes on where it was.
 - —: the provider has no such fault.
 `;

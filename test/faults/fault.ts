@@ -11,8 +11,8 @@ export type TrueEvent = {
 /** One provider with one account, and an integration of it. */
 export type Simulated = {
   url: string;
-  /** By these in address, headers or body a request is known to be this account's. */
-  marks: string[];
+  /** By these in address, headers or body a request is known to be this account's; the first names it. */
+  marks: [string, ...string[]];
   config: object;
   credentials: object;
   /** The names of its limits, as the connector gives them. */
@@ -43,7 +43,7 @@ export type FaultyProvider<Account extends Simulated = Simulated> = {
   provider: string;
   name: string;
   /** An account that nobody else has. */
-  start(number: number): Promise<Account>;
+  start(number: number, fault: Fault<Account>): Promise<Account>;
   faults: readonly Fault<Account>[];
 };
 

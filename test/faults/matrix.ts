@@ -2,6 +2,7 @@ import { createTestDatabase } from "../support/database.ts";
 import { startTestWorker } from "../support/worker.ts";
 import { type Outcome, type Stage, tryCell } from "./cell.ts";
 import type { FaultyProvider, Simulated } from "./fault.ts";
+import { metaFaults } from "./meta.ts";
 import { squareFaults } from "./square.ts";
 import { startWatch } from "./watch.ts";
 
@@ -12,7 +13,7 @@ const anyProvider = <Account extends Simulated>(provider: FaultyProvider<Account
   cells: provider.faults.map((fault) => ({
     name: fault.name,
     async start(number: number) {
-      const account = await provider.start(number);
+      const account = await provider.start(number, fault);
       return {
         account: account as Simulated,
         run: (stage: Stage) => tryCell(stage, provider, fault, account),
@@ -21,7 +22,7 @@ const anyProvider = <Account extends Simulated>(provider: FaultyProvider<Account
   })),
 });
 
-export const providers = [anyProvider(squareFaults)];
+export const providers = [anyProvider(squareFaults), anyProvider(metaFaults)];
 
 export type Failure = { provider: string; fault: string; error: unknown };
 export type Matrix = { outcomes: Outcome[]; failures: Failure[] };

@@ -3,12 +3,15 @@ import { z } from "zod";
 import type { TestDatabase } from "../support/database.ts";
 
 const LOOK_MS = 100;
+/** A connector's breath between two questions; on a busy machine it is over before anybody has seen it. */
+const BRIEF_SECONDS = 3;
 const seen = z.array(
   z.object({
     id: z.string(),
     sync_status: z.string().nullable(),
     error_class: z.string().nullable(),
-    waits_for: z.array(z.string()),
+    retries: z.number(),
+    waits: z.array(z.object({ run: z.string(), for: z.string(), seconds: z.number() })),
     webhooks: z.number(),
   }),
 );
@@ -22,6 +25,7 @@ export type Watch = ReturnType<typeof startWatch>;
  */
 export function startWatch({ owner }: TestDatabase) {
   const waited = new Map<string, Set<string>>();
+  const limits = new Map<string, readonly string[]>();
   let listeners: ((all: Map<string, Seen>, look: number) => void)[] = [];
   let stopped = false;
   let looks = 0;
@@ -30,27 +34,38 @@ export function startWatch({ owner }: TestDatabase) {
     const mine = ++looks;
     const { rows } = await owner.query(
       `select i.id, i.sync_status, i.error_class,
-              array(select r.waits_for from integration_runs r
-                     where r.integration_id = i.id and r.ended_at is null and r.waits_for <> 'turn') as waits_for,
+              (select coalesce(sum(r.retries), 0)::integer from integration_runs r where r.integration_id = i.id) as retries,
+              array(select json_build_object('run', r.id, 'for', r.waits_for,
+                                             'seconds', coalesce(extract(epoch from r.resumes_at - now()), 0))
+                      from integration_runs r
+                     where r.integration_id = i.id and r.ended_at is null and r.waits_for <> 'turn') as waits,
               (select count(*)::integer from graphile_worker.jobs j
                 where j.task_identifier in ('process_webhook', 'sync_after_webhooks')) as webhooks
          from integrations i`,
     );
     const all = seen.parse(rows);
-    for (const { id, waits_for } of all) {
+    for (const { id, waits, retries } of all) {
       const words = waited.get(id) ?? new Set();
       waited.set(id, words);
-      for (const word of waits_for) words.add(word);
+      if (retries > 0) words.add("retry");
+      for (const wait of waits) if (wait.seconds > BRIEF_SECONDS) words.add(wait.for);
     }
-    if (all.some(({ waits_for }) => waits_for.length > 0)) await passTime();
+    const waiting = all.filter(({ waits }) => waits.length > 0);
+    if (waiting.length > 0) await passTime(waiting);
     const byId = new Map(all.map((one) => [one.id, one]));
     for (const listener of listeners) listener(byId, mine);
   }
-  async function passTime() {
-    await owner.query("delete from app_private.provider_limits");
+  async function passTime(waiting: Seen[]) {
+    // Those of others stay, until they have been seen to wait.
+    await owner.query("delete from app_private.provider_limits where scope = any ($1)", [
+      waiting.flatMap(({ id }) => limits.get(id) ?? []),
+    ]);
     await owner.query(
-      `update graphile_worker._private_jobs set run_at = now()
-        where locked_at is null and run_at > now() and key like 'run:%'`,
+      `update graphile_worker._private_jobs j set run_at = now()
+         from (select id from graphile_worker._private_jobs
+                where key = any ($1) and locked_at is null and run_at > now() for update skip locked) waiting
+        where j.id = waiting.id`,
+      [waiting.flatMap(({ waits }) => waits.map(({ run }) => `run:${run}`))],
     );
     await owner.query(`select pg_notify('jobs:insert', '{"count": 4}')`);
   }
@@ -64,6 +79,10 @@ export function startWatch({ owner }: TestDatabase) {
   looking.catch(() => {});
 
   return {
+    /** The names of an integration's limits, as its connector gives them. */
+    setLimits: (id: string, names: readonly string[]) => {
+      limits.set(id, names);
+    },
     /** The integration, once it is so. */
     async until(id: string, isSo: (one: Seen) => boolean, patienceMs: number): Promise<Seen> {
       let last: Seen | undefined;
@@ -90,7 +109,7 @@ export function startWatch({ owner }: TestDatabase) {
         listeners = listeners.filter((one) => one !== listener);
       }
     },
-    /** What its runs have waited for: a provider, or the end of a backoff. */
+    /** What its runs have waited for: `provider`, or `retry`. */
     waited: (id: string): ReadonlySet<string> => waited.get(id) ?? new Set(),
     async stop() {
       stopped = true;
