@@ -161,6 +161,15 @@ describe("cursors", () => {
     expect(all.length).toBeLessThan(405);
   });
 
+  test("a stale cursor behind pages in the wrong order costs none either", async () => {
+    const simulator = await simulate({ faults: { kind: "reorderedPages" } });
+    const settings = { config: { pageSize: 20 } };
+    const first = await fetchPage(simulator, "orders", undefined, settings);
+    const stale = { ...position(first.checkpoint), cursor: "forgotten" };
+    const rest = await run(simulator, "orders", stale, settings);
+    expect(sourceIds(rest.events)).toEqual(expectedIds(simulator, "orders"));
+  });
+
   test("a cursor is still good after the simulator restarts with the same seed", async () => {
     const settings = { config: { pageSize: 30 } };
     const simulator = await simulate({ seed: 7 });

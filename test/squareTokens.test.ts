@@ -1,9 +1,18 @@
 import { afterEach, describe, expect, test } from "@jest/globals";
 import { z } from "zod";
+import { ProviderError } from "../tasks/connectors/connector.ts";
 import { square } from "../tasks/connectors/square/index.ts";
 import type { SquareOAuth } from "./simulators/squareTokens.ts";
 import { secret } from "./support/secrets.ts";
-import { callOf, closeSimulators, fetchPage, noon, refusal, simulate } from "./support/squareRun.ts";
+import {
+  accessToken,
+  callOf,
+  closeSimulators,
+  fetchPage,
+  noon,
+  refusal,
+  simulate,
+} from "./support/squareRun.ts";
 
 afterEach(closeSimulators);
 
@@ -48,6 +57,18 @@ describe("renewal", () => {
       now,
       credentials: z.object({}).loose().parse(renewed),
     });
+  });
+
+  test("a token that has ended before its time is renewed; one that was taken back is not", async () => {
+    const simulator = await simulate({ oauth: application });
+    const refuse = async (code: string) => {
+      const refused = new ProviderError("reauth", "Refused.", { code });
+      return square.refresh?.({ ...callOf(simulator, { credentials }), refused });
+    };
+    for (const code of ["ACCESS_TOKEN_REVOKED", "INSUFFICIENT_SCOPES"])
+      expect(await refuse(code)).toBeUndefined();
+    expect(simulator.requests).toEqual([]);
+    expect((await refuse("ACCESS_TOKEN_EXPIRED"))?.accessToken).not.toBe(accessToken);
   });
 
   test("the PKCE flow's refresh token is good once, and its successor is kept", async () => {

@@ -261,6 +261,7 @@ create table if not exists app_private.refresh_sweeps (
   source text not null,
   prefix text not null,
   since timestamptz not null,
+  until timestamptz not null,
   started_at timestamptz not null,
   after text not null default '',
   primary key (tenant_id, run_id),

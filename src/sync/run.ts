@@ -1,7 +1,7 @@
 import { setTimeout as wait } from "node:timers/promises";
 import type pg from "pg";
 import { z } from "zod";
-import type { EventInput, UnparsableRecord } from "../../tasks/connectors/connector.ts";
+import type { EventInput, Page, UnparsableRecord } from "../../tasks/connectors/connector.ts";
 import { sealed } from "../crypto/sealed.ts";
 import { withTenant } from "../worker/withTenant.ts";
 import type { ErrorClass } from "./failures.ts";
@@ -37,7 +37,7 @@ export type PageToSave = {
   done: boolean;
   highWater: string | undefined;
   progress: number | undefined;
-  complete: { sourceIdPrefix: string; since: string } | undefined;
+  complete: Page<unknown>["complete"];
 };
 export type Run = ReturnType<typeof makeRun>;
 

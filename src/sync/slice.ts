@@ -14,6 +14,7 @@ import { type Begun, isRefusal, type Run } from "./run.ts";
 const PATIENCE_MS = 60_000;
 const BUSY_MS = 2_000;
 
+type ProviderCall = Omit<Call<unknown, unknown>, "now">;
 export type Work = {
   services: TaskServices;
   connector: Connector;
@@ -29,6 +30,7 @@ export async function readSlice(work: Work): Promise<void> {
   const { services, begun, run, signal } = work;
   let redact = (text: string) => text;
   let gate: Gate | undefined;
+  let call: ProviderCall | undefined;
   const calls = () => gate?.takeCalls() ?? 0;
   try {
     if (begun.is_read) {
@@ -41,7 +43,7 @@ export async function readSlice(work: Work): Promise<void> {
     gate = gateFor(work, config, credentials);
     const waitMs = await gate.pauseMs();
     if (waitMs !== undefined) return await run.pause(0, withJitter(waitMs), "provider");
-    const call: Omit<Call<unknown, unknown>, "now"> = {
+    call = {
       config,
       credentials,
       signal,
@@ -56,13 +58,16 @@ export async function readSlice(work: Work): Promise<void> {
     const refreshed = await refresh(work, call);
     if (refreshed === "later") return await run.pause(calls(), BUSY_MS * (0.5 + Math.random()));
     if (refreshed === "changed") return await run.pause(calls(), 0);
-    if (refreshed !== undefined) redact = makeRedact([credentials, refreshed]);
-    const isOver = await pullPages(work, { ...call, credentials: refreshed ?? credentials }, gate, redact);
+    if (refreshed !== undefined) {
+      redact = makeRedact([credentials, refreshed]);
+      call = { ...call, credentials: refreshed };
+    }
+    const isOver = await pullPages(work, call, gate, redact);
     if (!isOver) await run.pause(calls(), 0);
   } catch (error) {
     if (isRefusal(error)) throw error;
     if (signal.aborted) return await run.pause(calls(), 0);
-    if (await waited(work, error, gate)) return;
+    if (await waited(work, error, gate, call)) return;
     const failure = failureOf(error);
     const sentence = redact(failure.sentence).slice(0, 1_000);
     report(
@@ -94,13 +99,20 @@ const gateFor = ({ services, connector, begun }: Work, config: unknown, credenti
 };
 
 /** New credentials, saved; undefined while those at hand last; or who else is at it. */
-async function refresh(work: Work, call: Omit<Call<unknown, unknown>, "now">): Promise<unknown> {
-  const { connector, begun, run, services, tenantId } = work;
+async function refresh(work: Work, call: ProviderCall): Promise<unknown> {
+  const { connector, begun, run } = work;
   const version = begun.credentials?.version;
   if (!connector.refresh || version === undefined) return undefined;
   const turn = await run.beginRefresh(version);
   if (turn !== "go") return turn === "busy" ? "later" : "changed";
-  const renewed = await connector.refresh({ ...call, now: new Date() }).catch(async (error: unknown) => {
+  return renew(work, call, version);
+}
+
+/** Under the lock that `beginRefresh` gave. */
+async function renew(work: Work, call: ProviderCall, version: number, refused?: ProviderError) {
+  const { connector, begun, run, services, tenantId } = work;
+  const asked = { ...call, now: new Date(), ...(refused ? { refused } : {}) };
+  const renewed = await connector.refresh?.(asked).catch(async (error: unknown) => {
     await run.endRefresh(version);
     throw error;
   });
@@ -112,13 +124,19 @@ async function refresh(work: Work, call: Omit<Call<unknown, unknown>, "now">): P
 }
 
 /** Puts the run off without costing an attempt, where nothing failed: the provider asks for patience, or credentials are newer. */
-async function waited({ run, begun }: Work, error: unknown, gate: Gate | undefined): Promise<boolean> {
+async function waited(
+  work: Work,
+  error: unknown,
+  gate: Gate | undefined,
+  call: ProviderCall | undefined,
+): Promise<boolean> {
+  const { run, begun } = work;
   const refusedMs = gate?.refusedMs();
   if (gate && refusedMs !== undefined) {
     await run.pause(gate.takeCalls(), withJitter(refusedMs), "provider");
     return true;
   }
-  if (!(gate && error instanceof ProviderError)) return false;
+  if (!(gate && call && error instanceof ProviderError)) return false;
   if (error.kind === "throttled") {
     const milliseconds = error.retryAfterMs ?? PATIENCE_MS;
     await gate.pause({ scope: error.scope, milliseconds, reason: error.code ?? "throttled" });
@@ -130,8 +148,15 @@ async function waited({ run, begun }: Work, error: unknown, gate: Gate | undefin
   // Another run may have renewed them a moment ago, which ended those at hand.
   const turn = await run.beginRefresh(version);
   if (turn === "go") {
-    await run.endRefresh(version);
-    return false;
+    const renewed = await renew(work, call, version, error).catch(() => undefined);
+    if (renewed === undefined) return false;
+    // An attempt, until a page shows that the new ones are better.
+    await run.retry(
+      gate.takeCalls(),
+      "needs_reauth",
+      "The provider has ended the access token. It was renewed.",
+    );
+    return true;
   }
   await run.pause(gate.takeCalls(), turn === "busy" ? BUSY_MS : 0);
   return true;

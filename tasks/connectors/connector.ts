@@ -29,10 +29,11 @@ export type Page<Checkpoint> = {
   /** Everything that happened at the provider until then has been read, RFC 3339; left out while it is not known. */
   highWater?: string;
   /**
-   * On the last page of a full refresh: all records whose sourceId begins so, and whose timestamp is since then, were in its
-   * pages. Those that were not are gone, and are deleted. Only where the provider lists everything that it has.
+   * On the last page of a full refresh: all records whose sourceId begins so, and whose timestamp is since then and before
+   * `until`, were in its pages. Those that were not are gone, and are deleted. Only where the provider lists everything that
+   * it has.
    */
-  complete?: { sourceIdPrefix: string; since: string };
+  complete?: { sourceIdPrefix: string; since: string; until?: string };
   /** From 0 to 1, where the connector can tell. */
   progress?: number;
   /** What the provider's usage headers ask of everybody who shares a limit, beginning now. */
@@ -142,8 +143,11 @@ export type Connector<Config = unknown, Credentials = unknown> = {
    * paused, nobody calls. Not secret.
    */
   limits?(config: Config, credentials: Credentials): string[];
-  /** New credentials when those at hand are about to end; undefined while they last. One caller at a time. */
-  refresh?(call: Call<Config, Credentials>): Promise<Credentials | undefined>;
+  /**
+   * New credentials when those at hand are about to end, or when the provider refused them with `refused`; undefined while they
+   * last, and where others would fare no better. One caller at a time.
+   */
+  refresh?(call: Call<Config, Credentials> & { refused?: ProviderError }): Promise<Credentials | undefined>;
   webhooks?: Webhooks<Config, Credentials>;
 };
 

@@ -226,6 +226,7 @@ export async function startMetaSimulator(options: MetaSimulatorOptions) {
     accounts: world.accounts,
     requests,
     setFault: faults.set,
+    struck: faults.struck,
     /** Breaks rows on their way out. */
     setCorruption: faults.setCorruption,
     /** What the usage headers say, by header. */

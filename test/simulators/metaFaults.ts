@@ -27,6 +27,7 @@ type Corruption = (row: Record<string, unknown>) => unknown;
 /** One fault at a time, which wears off. */
 export function makeFaults(first: MetaFault | undefined) {
   let fault = first;
+  let struck = 0;
   let corruption: Corruption | undefined;
 
   function befalls(next: MetaFault, method: string, path: string, behindCursor: boolean): boolean {
@@ -41,7 +42,10 @@ export function makeFaults(first: MetaFault | undefined) {
   return {
     set: (next: MetaFault | undefined) => {
       fault = next;
+      struck = 0;
     },
+    /** How many requests it has befallen. */
+    struck: () => struck,
     setCorruption: (next: Corruption | undefined) => {
       corruption = next;
     },
@@ -53,6 +57,7 @@ export function makeFaults(first: MetaFault | undefined) {
         fault = { ...current, after: current.after - 1 };
         return undefined;
       }
+      struck++;
       const times = (current.times ?? 1) - 1;
       fault = times > 0 ? { ...current, times } : undefined;
       return current;

@@ -43,7 +43,8 @@ export type SquareSimulator = Awaited<ReturnType<typeof startSquareSimulator>>;
 
 /** A server that answers as Square does, with a believable coffee shop behind it. */
 export async function startSquareSimulator(options: SquareSimulatorOptions) {
-  const { host = "127.0.0.1", orders: total = 6000, days = 60, latencyMs = 100, consistencyMs = 0 } = options;
+  const { host = "127.0.0.1", orders: total = 6000, days = 60, latencyMs = 100 } = options;
+  let { consistencyMs = 0 } = options;
   const locations = options.locations ?? ["L7HXY2TQKPM3A", "LR0M6Z8VW4C1D"];
   const shop = { seed: options.seed ?? 1, locations, currency: options.currency ?? "USD" };
   const clock = () => (options.now instanceof Date ? options.now : (options.now?.() ?? new Date()));
@@ -71,6 +72,7 @@ export async function startSquareSimulator(options: SquareSimulatorOptions) {
     const fault = faults.take(url.pathname, url.searchParams.has("cursor") || /"cursor":/.test(body));
     if (fault?.kind === "hang") return;
     if (fault?.kind === "tokenExpired") tokens.expire();
+    if (fault?.kind === "meanwhile") fault.happens?.();
     const { status, text } = (fault && refusalOf(fault.kind)) ?? route(method, url, body, request, fault);
     const sent =
       fault?.kind === "html"
@@ -167,6 +169,9 @@ export async function startSquareSimulator(options: SquareSimulatorOptions) {
     setFault: faults.set,
     /** How many requests the fault has befallen. */
     struck: faults.struck,
+    setConsistency: (ms: number) => {
+      consistencyMs = ms;
+    },
     /** Sells `count` times, now; gives the orders' ids. */
     addOrders(count: number): string[] {
       return Array.from({ length: count }, () => {

@@ -34,7 +34,9 @@ export type SquareFaultKind =
   /** The page before once more, with its cursor. */
   | "repeatedPage"
   /** Two pages in the wrong order, and their records upside down. */
-  | "reorderedPages";
+  | "reorderedPages"
+  /** Something happens in the shop, just before the answer. */
+  | "meanwhile";
 
 export type SquareFault = {
   kind: SquareFaultKind;
@@ -46,6 +48,8 @@ export type SquareFault = {
   after?: number;
   /** Only requests of this path. */
   path?: string;
+  /** What happens, for "meanwhile". */
+  happens?: () => void;
 };
 
 export function makeFaults(first: SquareFault | undefined) {

@@ -1,8 +1,8 @@
 import { readdir, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { TemporaryCluster } from "../../scripts/support/temporaryCluster.ts";
 import { withClient } from "../../src/db/pools.ts";
-import { logFolder, makeSuiteLog, runFolder } from "./runFolder.ts";
+import { logFolder, makeSuiteLog } from "./runFolder.ts";
 import { SecretSearch, searchedInAll } from "./secretSearch.ts";
 import { secret, secrets } from "./secrets.ts";
 
@@ -26,7 +26,7 @@ export default async function globalTeardown() {
     process.stderr.write(`\n${error instanceof Error ? error.stack : error}\n\n`);
   } finally {
     await cluster.remove();
-    await rm(runFolder(), { recursive: true, force: true });
+    await rm(dirname(logFolder()), { recursive: true, force: true });
   }
 }
 

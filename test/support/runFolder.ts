@@ -5,8 +5,11 @@ import { join } from "node:path";
 import { type Logger, pino } from "pino";
 import { z } from "zod";
 
-/** Where a run of the tests keeps what its end looks at: the secrets that were used, and all that was logged. */
-export const runFolder = () => z.string().parse(process.env.ERP_TEST_FOLDER);
+/**
+ * Where a run of the tests keeps what its end looks at: the secrets that were used, and all that was logged. Scripts that
+ * use what tests use have none.
+ */
+export const runFolder = () => process.env.ERP_TEST_FOLDER;
 
 export async function makeRunFolder(): Promise<void> {
   process.env.ERP_TEST_FOLDER = await mkdtemp(join(tmpdir(), "erp-tests-"));
@@ -14,13 +17,16 @@ export async function makeRunFolder(): Promise<void> {
   for (const file of [secretsFile(), searchesFile()]) await writeFile(file, "");
 }
 
-export const secretsFile = () => join(runFolder(), "secrets.ndjson");
-export const searchesFile = () => join(runFolder(), "searches.ndjson");
-export const logFolder = () => join(runFolder(), "logs");
+const inFolder = (name: string) => join(z.string().parse(runFolder()), name);
+export const secretsFile = () => inFolder("secrets.ndjson");
+export const searchesFile = () => inFolder("searches.ndjson");
+export const logFolder = () => inFolder("logs");
 
 /** A log at its most talkative, in a file. */
 export const makeSuiteLog = (): Logger =>
-  pino(
-    { level: "trace" },
-    pino.destination({ dest: join(logFolder(), `${process.pid}.ndjson`), sync: true }),
-  );
+  runFolder() === undefined
+    ? pino({ level: "silent" })
+    : pino(
+        { level: "trace" },
+        pino.destination({ dest: join(logFolder(), `${process.pid}.ndjson`), sync: true }),
+      );

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { appendFileSync, readFileSync } from "node:fs";
 import { z } from "zod";
-import { secretsFile } from "./runFolder.ts";
+import { runFolder, secretsFile } from "./runFolder.ts";
 
 /**
  * In every secret that tests make, so that one look finds them all, and whatever is left of one that was cut off. It goes
@@ -30,8 +30,10 @@ export function keepSecret(name: string, value: string): string {
   return value;
 }
 
-const keep = (name: string, bytes: Buffer) =>
-  appendFileSync(secretsFile(), `${JSON.stringify({ name, bytes: bytes.toString("base64") })}\n`);
+function keep(name: string, bytes: Buffer) {
+  if (runFolder() !== undefined)
+    appendFileSync(secretsFile(), `${JSON.stringify({ name, bytes: bytes.toString("base64") })}\n`);
+}
 
 export type Secret = { name: string; bytes: Buffer };
 

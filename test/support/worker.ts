@@ -16,6 +16,7 @@ export async function startTestWorker(
     concurrency?: number;
     connectors?: readonly Connector[];
     log?: Logger;
+    fetch?: typeof globalThis.fetch;
   } = {},
 ): Promise<Worker & { mailbox: Mailbox }> {
   const mailbox = options.mailbox ?? (await makeMailbox());
@@ -27,7 +28,7 @@ export async function startTestWorker(
     ...(options.connectors ? { connectors: options.connectors } : {}),
     keyRing: options.keyRing ?? testKeyRing,
     simulatorUrl: options.simulatorUrl,
-    fetch: publicFetch.fetch,
+    fetch: options.fetch ?? publicFetch.fetch,
     mail: mailbox.transport,
     frontendUrl: undefined,
   });

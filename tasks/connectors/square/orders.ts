@@ -38,7 +38,7 @@ export const orders: Stream<SquareConfig, SquareCredentials, SquareCheckpoint> =
   description: "Orders of every state, with their line items.",
   checkpoint: squareCheckpoint,
   fetchPage: (request) =>
-    fetchWindowPage(request, { maxLimit: 500, maxLocations: 10 }, async (query) => {
+    fetchWindowPage(request, { kind: "order", maxLimit: 500, maxLocations: 10 }, async (query) => {
       const body = {
         location_ids: query.locationIds,
         query: {

@@ -25,7 +25,7 @@ export const payments: Stream<SquareConfig, SquareCredentials, SquareCheckpoint>
   description: "Payments of every state, with tips and fees.",
   checkpoint: squareCheckpoint,
   fetchPage: (request) =>
-    fetchWindowPage(request, { maxLimit: 100, maxLocations: 1 }, async (query) => {
+    fetchWindowPage(request, { kind: "payment", maxLimit: 100, maxLocations: 1 }, async (query) => {
       const { cursor, payments } = await listSquare(request, "/v2/payments", query);
       return { cursor, ...withinRange(mapPayments(payments, query.field), request.range?.until) };
     }),

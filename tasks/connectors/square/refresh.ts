@@ -15,11 +15,18 @@ const answer = z.object({
   merchant_id: z.string().min(1).optional(),
 });
 
-/** A new access token, a week after the last; undefined for a personal token, which does not end. */
-export async function refreshSquare(call: SquareCall): Promise<SquareCredentials | undefined> {
+// Of a token that was taken back, or lacks a permission, a new one has no more.
+const renewable = new Set(["ACCESS_TOKEN_EXPIRED", "UNAUTHORIZED"]);
+
+/** A new access token, a week after the last, or when it has ended; undefined for a personal token. */
+export async function refreshSquare(
+  call: SquareCall & { refused?: ProviderError },
+): Promise<SquareCredentials | undefined> {
   const { refreshToken, clientId, clientSecret, expiresAt } = call.credentials;
   if (refreshToken === undefined || clientId === undefined) return undefined;
-  const left = expiresAt === undefined ? 0 : Date.parse(expiresAt) - call.now.getTime();
+  if (call.refused && !renewable.has(call.refused.code ?? "")) return undefined;
+  const isKnown = expiresAt !== undefined && call.refused === undefined;
+  const left = isKnown ? Date.parse(expiresAt) - call.now.getTime() : 0;
   if (left > renewMs) return undefined;
   const body = {
     client_id: clientId,

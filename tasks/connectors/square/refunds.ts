@@ -22,7 +22,7 @@ export const refunds: Stream<SquareConfig, SquareCredentials, SquareCheckpoint> 
   description: "Refunds, each an event of its own with a negative value.",
   checkpoint: squareCheckpoint,
   fetchPage: (request) =>
-    fetchWindowPage(request, { maxLimit: 100, maxLocations: 1 }, async (query) => {
+    fetchWindowPage(request, { kind: "refund", maxLimit: 100, maxLocations: 1 }, async (query) => {
       const { cursor, refunds } = await listSquare(request, "/v2/refunds", query);
       return { cursor, ...withinRange(mapRefunds(refunds, query.field), request.range?.until) };
     }),

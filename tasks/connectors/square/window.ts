@@ -52,19 +52,19 @@ export type Answer = Pick<Page<never>, "events" | "unparsable"> & {
   cursor: string | undefined;
   reached: string | undefined;
 };
-/** What an endpoint takes at once. */
-export type Bounds = { maxLimit: number; maxLocations: number };
+/** What an endpoint gives, and takes at once. */
+export type Endpoint = { kind: "order" | "payment" | "refund"; maxLimit: number; maxLocations: number };
 
 /** Fetches the next page of the open window, or the first of a new one. */
 export async function fetchWindowPage(
   request: SquareRequest<SquareCheckpoint>,
-  bounds: Bounds,
+  endpoint: Endpoint,
   ask: (query: Query) => Promise<Answer>,
 ): Promise<Page<SquareCheckpoint>> {
   const resumed = request.checkpoint?.window ? request.checkpoint : undefined;
-  const open = resumed?.window ?? openWindow(request, bounds.maxLimit);
+  const open = resumed?.window ?? openWindow(request, endpoint.maxLimit);
   const locationIndex = resumed?.locationIndex ?? 0;
-  const nextIndex = locationIndex + bounds.maxLocations;
+  const nextIndex = locationIndex + endpoint.maxLocations;
   const query = {
     ...open,
     from: resumed?.from ?? open.start,
@@ -82,23 +82,28 @@ export async function fetchWindowPage(
     if (answer.cursor === query.cursor)
       throw new ProviderError("transient", "Square gave the cursor that it was asked with: no way on.");
     const position = { window: open, cursor: answer.cursor, from, reached, locationIndex };
-    const progress = progressOf(open, locationIndex, bounds.maxLocations, reached);
+    const progress = progressOf(open, locationIndex, endpoint.maxLocations, reached);
     return { ...page, checkpoint: { ...before, ...position }, done: false, progress };
   }
   const start = { cursor: null, from: null, reached: null };
   if (nextIndex < open.locationIds.length) {
     const position = { ...start, window: open, locationIndex: nextIndex };
-    const progress = progressOf(open, nextIndex, bounds.maxLocations, null);
+    const progress = progressOf(open, nextIndex, endpoint.maxLocations, null);
     return { ...page, checkpoint: { ...before, ...position }, done: false, progress };
   }
   const closed = { ...start, window: null, locationIndex: 0 };
   if (request.range) return { ...page, checkpoint: { ...before, ...closed }, done: true, progress: 1 };
+  // A webhook may have told of what lists do not show yet.
+  const settled = new Date(Date.parse(open.end) - overlapMs).toISOString();
   return {
     ...page,
     // Promoted last: only now has everything up to the window's end been read.
     checkpoint: { ...closed, highWater: open.end, locationIds: open.locationIds },
     done: true,
-    highWater: new Date(Date.parse(open.end) - overlapMs).toISOString(),
+    highWater: settled,
+    ...(open.field === "created_at"
+      ? { complete: { sourceIdPrefix: `${endpoint.kind}:`, since: open.start, until: settled } }
+      : {}),
     progress: 1,
   };
 }
