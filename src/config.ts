@@ -62,6 +62,7 @@ const settings = z.object({
   GRAPHQL_INTROSPECTION: flag.optional(),
   SIMULATOR_PORT: port.default(4010),
   SIMULATOR_URL: httpUrl.optional(),
+  AUDIT_ANCHOR_DIR: z.string().optional(),
   JOB_CONCURRENCY: z.coerce
     .number({ error: "must be a number from 1 to 100" })
     .int()

@@ -2,6 +2,7 @@ import { createServer } from "node:http";
 import { join, resolve } from "node:path";
 import { pino } from "pino";
 import { createApp } from "./app.ts";
+import { ensureAuditKey } from "./audit/keys.ts";
 import { ensureTokenKey } from "./auth/tokenKeyRotation.ts";
 import { openTokenKeys } from "./auth/tokenKeys.ts";
 import { makeTokenService } from "./auth/tokens.ts";
@@ -105,12 +106,14 @@ async function main(
     onStop(() => workerPool.end());
     const mail = makeMailTransport(config, { mailDir: join(dataDir, "mail"), log });
     onStop(async () => mail.close());
+    await withOwnerPool(urls.owner, log, (owner) => ensureAuditKey(owner, keyRing));
     const worker = await startWorker({
       workerPool,
       concurrency: config.JOB_CONCURRENCY,
       log,
       keyRing,
       simulatorUrl,
+      anchorDir: resolve(config.AUDIT_ANCHOR_DIR ?? join(dataDir, "audit-anchors")),
       mail,
       frontendUrl: config.FRONTEND_URL,
     });

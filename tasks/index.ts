@@ -9,6 +9,7 @@ import { promoteSubjects } from "./promote_subjects.ts";
 import { purgeEvents } from "./purge_events.ts";
 import { purgeExpired } from "./purge_expired.ts";
 import { refreshRollups } from "./refresh_rollups.ts";
+import { sealAuditLogs } from "./seal_audit.ts";
 import { sendMail } from "./send_mail.ts";
 import { startPasswordReset } from "./start_password_reset.ts";
 import { syncDueIntegrations } from "./sync_due_integrations.ts";
@@ -21,6 +22,8 @@ export type TaskServices = {
   /** Where integrations with the environment "simulator" find their provider; undefined where none may. */
   simulatorUrl: string | undefined;
   mail: MailTransport;
+  /** Folder outside the database that gets every audit seal. */
+  anchorDir: string;
   /** Where the links in mails lead. */
   frontendUrl: string | undefined;
 };
@@ -47,6 +50,8 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   promote_subjects: promoteSubjects(services),
   // Computes the rollups of what changed.
   refresh_rollups: refreshRollups(services),
+  // Seals the audit log, and anchors the seals.
+  seal_audit: sealAuditLogs(services),
 });
 
 export const schedule: CronItem[] = [
@@ -54,6 +59,7 @@ export const schedule: CronItem[] = [
   { task: "maintain_partitions", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "cancel_analyst_statements", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "refresh_rollups", match: "* * * * *", options: { backfillPeriod: 0 } },
+  { task: "seal_audit", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "promote_subjects", match: "*/5 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_events", match: "23 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_expired", match: "41 3 * * *", options: { backfillPeriod: 86_400_000 } },

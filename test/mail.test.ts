@@ -119,7 +119,14 @@ const issue = (purpose: string, email = acme.users.user.email): Promise<string> 
 /** The real task list, until no job is due; what failed is due again the next time. */
 async function work() {
   await database.owner.query("update graphile_worker._private_jobs set run_at = now()");
-  const services = { pool: database.worker, log, keyRing, simulatorUrl: undefined, mail: transport };
+  const services = {
+    pool: database.worker,
+    log,
+    keyRing,
+    simulatorUrl: undefined,
+    mail: transport,
+    anchorDir: "",
+  };
   const taskList = makeTaskList({ ...services, frontendUrl: FRONTEND });
   const logger = new WorkerLogger(() => () => {});
   await runOnce({ pgPool: database.worker, taskList, noHandleSignals: true, preset: { worker: { logger } } });
