@@ -38,7 +38,8 @@ export type UnsignedSeal = Omit<Seal, "signature">;
 /** What stands for a row in its seal. */
 export type Entry = { id: string; hash: Buffer };
 
-export const sha256 = (data: string | Buffer): Buffer => hash("sha256", data, "buffer");
+export const sha256 = (data: string | Buffer): Buffer<ArrayBuffer> =>
+  Buffer.from(hash("sha256", data, "buffer"));
 /** @param content JSON of the row's sealed columns */
 export const hashRow = (content: string): Buffer => sha256(canonical(content));
 
@@ -62,8 +63,8 @@ export function unpackEntries(packed: Buffer): Entry[] {
 }
 
 /** Each link is the SHA-256 of the link before it and the row's hash. */
-export function extendChain(chain: Buffer, packed: Buffer): Buffer {
-  let link = chain;
+export function extendChain(chain: Buffer, packed: Buffer): Buffer<ArrayBuffer> {
+  let link = Buffer.from(chain);
   for (let at = ID_BYTES; at < packed.length; at += ENTRY_BYTES)
     link = createHash("sha256")
       .update(link)

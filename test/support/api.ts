@@ -31,7 +31,8 @@ export const testTokens = () =>
     tokenKeysOf(() => [testKey]),
     { issuer: "erp-analytics", audience: "erp-analytics" },
   );
-export const testKeyRing = makeKeyRing([{ id: "test", key: randomBytes(32).toString("base64") }]);
+export const testEncryptionKey = randomBytes(32).toString("base64");
+export const testKeyRing = makeKeyRing([{ id: "test", key: testEncryptionKey }]);
 
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(

@@ -10,6 +10,7 @@ import { type TenantReport, trustedKeys, verifyDatabase } from "../../src/audit/
 import { withClient } from "../../src/db/pools.ts";
 import { testKeyRing } from "./api.ts";
 import { silent, type TestDatabase } from "./database.ts";
+import { until } from "./until.ts";
 
 /** What a superuser can do who switches triggers off first. */
 export const tamper = (database: Pick<TestDatabase, "urls">, sql: string, values: unknown[] = []) =>
@@ -24,14 +25,25 @@ export const emptyAuditLog = (database: Pick<TestDatabase, "urls">) =>
 
 export type TestSealer = {
   anchorDir: string;
-  /** Seals, and anchors unless told otherwise. Returns how many rows were sealed. */
-  seal(options?: { anchor?: boolean; now?: Date; rowsAtOnce?: number }): Promise<number>;
+  /**
+   * Seals, and anchors unless told otherwise, once nobody in the cluster writes any more who began before, such as another
+   * test file. Returns how many rows were sealed.
+   */
+  seal(options?: { anchor?: boolean; now?: Date; rowsAtOnce?: number; wait?: boolean }): Promise<number>;
   anchor(): Promise<void>;
   verify(options?: { slug?: string; anchor?: boolean }): Promise<TenantReport[]>;
   /** What verification says, in sentences. */
   complaints(options?: { slug?: string; anchor?: boolean }): Promise<string[]>;
   remove(): Promise<void>;
 };
+
+async function untilEnded({ owner, worker }: TestDatabase) {
+  const { rows } = await owner.query("select pg_current_xact_id()::text as id");
+  await until(
+    async () => (await worker.query("select below from app_hidden.audit_horizon()")).rows[0].below,
+    (below) => BigInt(below) > BigInt(rows[0].id),
+  );
+}
 
 /** The sealer and an anchor of its own, without the worker around it. */
 export async function makeSealer(database: TestDatabase): Promise<TestSealer> {
@@ -51,7 +63,8 @@ export async function makeSealer(database: TestDatabase): Promise<TestSealer> {
   return {
     anchorDir,
     anchor,
-    async seal({ anchor: andAnchor = true, now, rowsAtOnce } = {}) {
+    async seal({ anchor: andAnchor = true, now, rowsAtOnce, wait = true } = {}) {
+      if (wait) await untilEnded(database);
       const count = await sealAudit({
         pool,
         keyRing: testKeyRing,

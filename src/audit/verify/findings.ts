@@ -29,9 +29,10 @@ export class Findings {
   readonly #all: Finding[] = [];
 
   add(finding: Finding): void {
-    const last = this.#all.at(-1);
+    const place = this.#all.findLastIndex(({ kind, why }) => kind === finding.kind && why === finding.why);
+    const last = this.#all[place];
     const joined = last && join(last, finding);
-    if (joined) this.#all[this.#all.length - 1] = joined;
+    if (joined) this.#all[place] = joined;
     else this.#all.push(finding);
   }
 
@@ -43,7 +44,6 @@ export class Findings {
 const IDS_NAMED = 20;
 
 function join(last: Finding, next: Finding): Finding | undefined {
-  if (last.kind !== next.kind || last.why !== next.why) return undefined;
   const follows = (one: Finding["rows"], other: Finding["rows"]) =>
     one === undefined ? other === undefined : other !== undefined && other[0] === one[1] + 1;
   if (!follows(last.rows, next.rows) || !follows(last.seals, next.seals)) return undefined;
