@@ -44,7 +44,7 @@ async function printApi(authenticatorUrl: string): Promise<string> {
   const preset = makePreset({
     ...{ authenticatorPool: pool, log, keyEnvironment: "test" as const },
     ...{ auth: { sessions, accounts: makeAccountService(pool, sessions) } },
-    ...{ lastUse: { note() {}, flush: unused, close: unused } },
+    ...{ lastUse: { note() {}, flush: unused, close: unused }, denials: { note: unused, close: unused } },
     ...{ development: false, introspection: true },
   });
   try {
