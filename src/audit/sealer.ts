@@ -79,9 +79,9 @@ export async function sealAudit(options: SealerOptions): Promise<number> {
 async function sealTenant(options: SealerOptions, signer: Signer, horizon: Horizon, tenantId: string) {
   let count = 0;
   for (;;) {
-    const sealed = await sealSome(options, signer, horizon, tenantId);
+    const { sealed, isLast } = await sealSome(options, signer, horizon, tenantId);
     count += sealed;
-    if (sealed === 0 || options.signal?.aborted) return count;
+    if (isLast || options.signal?.aborted) return count;
   }
 }
 
@@ -91,7 +91,7 @@ const sealSome = (
   signer: Signer,
   horizon: Horizon,
   tenantId: string,
-): Promise<number> =>
+): Promise<{ sealed: number; isLast: boolean }> =>
   withTransaction(pool, async (client) => {
     const found = await client.query({
       name: "rows_to_seal",
@@ -100,7 +100,7 @@ const sealSome = (
     });
     const waiting = waitingRow.array().parse(found.rows);
     const last = waiting.at(-1);
-    if (!last) return 0;
+    if (!last) return { sealed: 0, isLast: true };
     const { rows } = await client.query("select * from app_hidden.last_seal($1)", [tenantId]);
     const [before] = lastSealRow.array().parse(rows);
 
@@ -140,7 +140,9 @@ const sealSome = (
         unsigned.sealedAt,
       ],
     );
-    return waiting.length;
+    // This cluster's rows come last.
+    const isLast = waiting.length < rowsAtOnce && last.cluster_id === horizon.cluster_id;
+    return { sealed: waiting.length, isLast };
   });
 
 /** Another sealer has the tenant, or was faster. */
