@@ -35,7 +35,7 @@ class Reader {
   }
 
   value(depth: number): string {
-    if (depth > MAX_DEPTH) throw this.#problem("is nested too deeply");
+    if (depth > MAX_DEPTH) throw this.#complaint("is nested too deeply");
     this.#space();
     switch (this.#text.charCodeAt(this.#at)) {
       case OPEN_BRACE: {
@@ -81,14 +81,14 @@ class Reader {
     if (!sorted) {
       members.sort((one, other) => (one.key < other.key ? -1 : 1));
       if (members.some(({ key }, index) => index > 0 && members[index - 1]?.key === key))
-        throw this.#problem("has one key twice");
+        throw this.#complaint("has one key twice");
     }
     return members;
   }
 
   end(): void {
     this.#space();
-    if (this.#at < this.#text.length) throw this.#problem("has something behind its value");
+    if (this.#at < this.#text.length) throw this.#complaint("has something behind its value");
   }
 
   #array(depth: number): string {
@@ -104,10 +104,10 @@ class Reader {
 
   #string(): string {
     const start = this.#at;
-    if (this.#text.charCodeAt(start) !== QUOTE) throw this.#problem("has something that is no text");
+    if (this.#text.charCodeAt(start) !== QUOTE) throw this.#complaint("has something that is no text");
     for (let end = start + 1; ; end++) {
       end = this.#text.indexOf('"', end);
-      if (end < 0) throw this.#problem("has a text without an end");
+      if (end < 0) throw this.#complaint("has a text without an end");
       let slashes = 0;
       while (this.#text.charCodeAt(end - 1 - slashes) === BACKSLASH) slashes++;
       if (slashes % 2 === 1) continue;
@@ -120,13 +120,13 @@ class Reader {
   #number(): string {
     NUMBER.lastIndex = this.#at;
     const [number] = NUMBER.exec(this.#text) ?? [];
-    if (!number) throw this.#problem("has something that is no value");
+    if (!number) throw this.#complaint("has something that is no value");
     this.#at += number.length;
     return number;
   }
 
   #word(word: string): string {
-    if (!this.#text.startsWith(word, this.#at)) throw this.#problem(`lacks "${word}"`);
+    if (!this.#text.startsWith(word, this.#at)) throw this.#complaint(`lacks "${word}"`);
     this.#at += word.length;
     return word;
   }
@@ -140,7 +140,7 @@ class Reader {
 
   #character(character: number | undefined) {
     if (this.#text.charCodeAt(this.#at) !== character)
-      throw this.#problem(`lacks "${String.fromCharCode(character ?? 0)}"`);
+      throw this.#complaint(`lacks "${String.fromCharCode(character ?? 0)}"`);
     this.#at++;
   }
 
@@ -152,7 +152,7 @@ class Reader {
     }
   }
 
-  #problem(what: string): Error {
+  #complaint(what: string): Error {
     return new Error(`This JSON ${what}, at character ${this.#at + 1}.`);
   }
 }
