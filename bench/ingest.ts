@@ -12,7 +12,7 @@ import { prepareCluster } from "../src/db/roles.ts";
 import { startCluster } from "../src/embedded/cluster.ts";
 import { freePort } from "../src/embedded/freePort.ts";
 import { paths } from "../src/paths.ts";
-import { type Events, kinds, makeEvents, seconds } from "./support/benchEvents.ts";
+import { type Events, HISTORY_DAYS, kinds, makeEvents, seconds } from "./support/benchEvents.ts";
 
 /*
  * How fast events come in, with the settings that we ship: COPY from files into the very tables, indexes, foreign keys and
@@ -36,7 +36,8 @@ const PASSWORD = "bench";
 const CLIENTS = 8;
 const DATABASE_BATCH = 1_000;
 const HTTP_BATCH = 500;
-const SAMPLE = 500_000;
+const SAMPLE = 250_000;
+const CHUNK = 25_000;
 const FILLED = 250_000;
 const EMPTY =
   "truncate analytics_events, app_private.event_keys, app_hidden.event_marks, app_hidden.event_rollups, app_hidden.event_rollups_by_day";
@@ -53,21 +54,12 @@ let server: ChildProcess | undefined;
 const clients: pg.Client[] = [];
 try {
   await prepareCluster(url("postgres", "postgres"), {
-    databases: ["erp_analytics"],
+    databases: ["erp_analytics", "empty"],
     passwords: { owner: PASSWORD, authenticator: PASSWORD, worker: PASSWORD },
   });
   await migrate({ owner: url("erp_user"), worker: url("erp_worker") });
   const [root, owner] = [await connect("postgres"), await connect("erp_user")];
-  await owner.query(
-    "update app_private.plans set events_per_minute = null, key_events_per_minute = null, events_per_day = null",
-  );
-  const { rows } = await owner.query(
-    "insert into tenants (name, slug, status, plan_type, features) values ('Bench', 'bench', 'ACTIVE', 'business', '{api_keys}') returning id",
-  );
-  const tenantId: string = rows[0].id;
-  await owner.query(
-    "select app_hidden.make_partition_for(month) from generate_series(now() - interval '11 months', now(), interval '1 month') month",
-  );
+  const tenantId = await prepareTenant(owner);
   if (values.grow) await grow(owner, tenantId, Number(values.grow));
   else {
     const http = await startServer(owner, tenantId);
@@ -106,6 +98,20 @@ try {
   await rm(files, { recursive: true, force: true });
 }
 
+/** A tenant without limits, and partitions for its events. */
+async function prepareTenant(owner: pg.Client): Promise<string> {
+  await owner.query(
+    "update app_private.plans set events_per_minute = null, key_events_per_minute = null, events_per_day = null",
+  );
+  const { rows } = await owner.query(
+    "insert into tenants (name, slug, status, plan_type, features) values ('Bench', 'bench', 'ACTIVE', 'business', '{api_keys}') returning id",
+  );
+  await owner.query(
+    "select app_hidden.make_partition_for(month) from generate_series(now() - interval '11 months', now(), interval '1 month') month",
+  );
+  return rows[0].id;
+}
+
 /** The server's worker may be at the rollups, and lock the tables in another order. */
 async function empty(owner: pg.Client): Promise<void> {
   for (let attempt = 1; ; attempt++)
@@ -118,8 +124,8 @@ async function empty(owner: pg.Client): Promise<void> {
     }
 }
 
-async function connect(user: string): Promise<pg.Client> {
-  const client = new pg.Client({ connectionString: url(user) });
+async function connect(user: string, database?: string): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: url(user, database) });
   await client.connect();
   clients.push(client);
   return client;
@@ -248,37 +254,72 @@ function report(results: Map<string, number[]>) {
   }
 }
 
-/** Whether tables that have grown slow their writers down: what lies between is filled in by SQL, which is faster. */
-async function grow(owner: pg.Client, tenantId: string, count: number) {
-  const rate = async () => {
-    let spent = 0;
-    for (let at = 0; at < SAMPLE; at += 50_000)
-      spent += await write(owner, tenantId, makeEvents(50_000, "random"));
-    return SAMPLE / spent;
-  };
-  const first = await rate();
-  console.log(`The first ${SAMPLE.toLocaleString("en")} events: ${first.toFixed(0)} events/s`);
-  await owner.query(marks("disable"));
-  for (let filled = SAMPLE; filled < count - SAMPLE; filled += FILLED)
-    await owner.query(
-      `with event as (
-         select gen_random_uuid() as source_id, uuidv7() as id, now() - random() * interval '300 days' as time, i
-           from generate_series(1, $2::integer) i
-       ),
-       key as (
-         insert into app_private.event_keys (tenant_id, source, source_id, "timestamp", id, content_hash)
-         select $1, 'bench:1', source_id, time, id, sha256(source_id::text::bytea) from event
-       )
-       insert into analytics_events (tenant_id, id, "timestamp", event_type, event_name, properties, source, source_id, value, currency)
-       select $1, id, time, 'order', 'order_completed', jsonb_build_object('locationId', 's' || i % 10, 'channel', 'online', 'lineCount', i % 5),
-              'bench:1', source_id, i % 100, 'EUR'
-         from event`,
-      [tenantId, FILLED],
+/**
+ * Whether tables that have grown slow their writers down: the next events of a database that holds all but the last of
+ * `count` events, and, in turn, the first events of one that begins empty. As dense in time; the former is filled by
+ * SQL, its indexes built at the end.
+ */
+async function grow(grown: pg.Client, tenantId: string, count: number) {
+  await fillTables(tenantId, count - 2 * SAMPLE, (HISTORY_DAYS * 2 * SAMPLE) / count);
+  await migrate({ owner: url("erp_user", "empty"), worker: url("erp_worker", "empty") });
+  const empty = await connect("erp_user", "empty");
+  const emptyTenant = await prepareTenant(empty);
+  const days = (HISTORY_DAYS * CHUNK) / count;
+  let at = 0;
+  for (const kind of kinds) {
+    const spent = { grown: 0, empty: 0 };
+    for (const end = at + SAMPLE; at < end; at += CHUNK) {
+      const past = (HISTORY_DAYS * at) / count;
+      const stretch = { days, from: count + at };
+      const first = makeEvents(CHUNK, kind, { ...stretch, ago: HISTORY_DAYS - past });
+      const next = makeEvents(CHUNK, kind, { ...stretch, ago: (HISTORY_DAYS * 2 * SAMPLE) / count - past });
+      spent.empty += await write(empty, emptyTenant, first);
+      spent.grown += await write(grown, tenantId, next);
+    }
+    const { rows } = await grown.query("select count(*)::integer as count from analytics_events");
+    const rate = (seconds: number) => `${(SAMPLE / seconds).toFixed(0)} events/s`;
+    console.log(
+      `ids ${kind}: the first ${SAMPLE.toLocaleString("en")} events ${rate(spent.empty)}, as many up to ${rows[0].count.toLocaleString("en")} ${rate(spent.grown)}, ${(spent.empty / spent.grown).toFixed(2)} of it`,
     );
-  await owner.query(marks("enable"));
-  const last = await rate();
-  const total = await owner.query("select count(*)::integer as count from analytics_events");
-  console.log(
-    `The last ${SAMPLE.toLocaleString("en")} of ${total.rows[0].count.toLocaleString("en")} events: ${last.toFixed(0)} events/s, ${(last / first).toFixed(2)} of the first ones' rate.`,
+  }
+}
+
+async function fillTables(tenantId: string, count: number, until: number) {
+  const root = await connect("postgres");
+  const tables =
+    "select relid from pg_partition_tree('public.analytics_events') union all select 'app_private.event_keys'::regclass";
+  await root.query(`update pg_index set indisready = false where indrelid in (${tables})`);
+  let filled = 0;
+  const fill = async () => {
+    const filler = await connect("postgres");
+    // No triggers: neither marks nor look-ups of the tenant.
+    await filler.query("set session_replication_role = replica");
+    while (filled < count) {
+      filled += FILLED;
+      await filler.query(
+        `with event as materialized (
+           select gen_random_uuid()::text as source_id, uuidv7() as id, now() - $3::float8 * interval '1 day' - random() * (${HISTORY_DAYS} - $3) * interval '1 day' as time, i
+             from generate_series(1, $2::integer) i
+         ),
+         key as (
+           insert into app_private.event_keys (tenant_id, source, source_id, "timestamp", id, content_hash)
+           select $1, 'bench:1', source_id, time, id, sha256(source_id::bytea) from event
+         )
+         insert into analytics_events (tenant_id, id, "timestamp", event_type, event_name, properties, source, source_id, value, currency)
+         select $1, id, time, 'order', 'order_completed', jsonb_build_object('locationId', 's' || i % 10, 'channel', 'online', 'lineCount', i % 5),
+                'bench:1', source_id, i % 100, 'EUR'
+           from event`,
+        [tenantId, FILLED, until],
+      );
+    }
+  };
+  await Promise.all([fill(), fill()]);
+  await root.query("set maintenance_work_mem = '1GB'");
+  const { rows } = await root.query(
+    `select relid::regclass::text as name from (${tables}) t join pg_class c on c.oid = relid where c.relkind = 'r'`,
   );
+  for (const { name } of rows) await root.query(`reindex table ${name}`);
+  await root.query("update pg_index set indisready = true where not indisready");
+  await root.query("vacuum analyze");
+  await root.query("checkpoint");
 }

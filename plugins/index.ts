@@ -7,7 +7,7 @@ import { EventsPlugin } from "./events.ts";
 import { GroupedAggregatesPlugin } from "./groupedAggregates.ts";
 import { GroupHavingPlugin } from "./groupHaving.ts";
 import { GroupKeysPlugin } from "./groupKeys.ts";
-import { MetricsPlugin } from "./metrics.ts";
+import { MetricInputsPlugin, MetricsPlugin } from "./metrics.ts";
 import { NotFoundPlugin } from "./notFound.ts";
 import { PageSizePlugin } from "./pageSize.ts";
 import { PlainNamesPlugin } from "./plainNames.ts";
@@ -37,6 +37,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   EventSeriesPlugin,
   // Formulas are read in TypeScript.
   MetricsPlugin,
+  // A column of JSON says nothing of what is in it.
+  MetricInputsPlugin,
   // pg-aggregates generates the SQL of aggregates, and is extended by plugins alone: more measures,
   AggregateMeasuresPlugin,
   // time zones that are known by name,

@@ -13,6 +13,27 @@ const update = z
   .object({ id: z.string(), patch: values })
   .transform(({ id, patch }) => ({ id, values: patch }));
 
+/** What PostgreSQL keeps as JSON has types here, so that a schema-aware editor helps, and enums can be written as such. */
+export const MetricInputsPlugin: GraphileConfig.Plugin = {
+  name: "MetricInputsPlugin",
+  version: "1.0.0",
+  description: "Measures and filters of metrics are those of eventSeries",
+  schema: {
+    hooks: {
+      GraphQLInputObjectType_fields_field(field, build, { scope }) {
+        const { pgCodec, fieldName } = scope;
+        const type = pgCodec?.name === "metrics" ? inputs[fieldName] : undefined;
+        if (!type) return field;
+        const { GraphQLList, GraphQLNonNull, isNonNullType } = build.graphql;
+        const input = build.getInputTypeByName(type);
+        const typed = type === "EventMeasure" ? new GraphQLList(new GraphQLNonNull(input)) : input;
+        return { ...field, type: isNonNullType(field.type) ? new GraphQLNonNull(typed) : typed };
+      },
+    },
+  },
+};
+const inputs: Record<string, string> = { measures: "EventMeasure", filter: "EventSeriesFilter" };
+
 /** In TypeScript, where formulas are read. The generated mutations then write what was found sound. */
 export const MetricsPlugin = wrapPlans(
   (build) => {

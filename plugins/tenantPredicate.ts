@@ -6,7 +6,8 @@ import { sql } from "postgraphile/pg-sql2";
 export const TenantPredicatePlugin: GraphileConfig.Plugin = {
   name: "TenantPredicatePlugin",
   version: "1.0.0",
-  description: "Adds `tenant_id = $n` to every generated select of a tenant's table",
+  description:
+    "Adds `tenant_id = $n` to every generated select of a tenant's table, and a check of the snapshot to those of events",
   gather: {
     hooks: {
       pgTables_PgResourceOptions(_info, event) {
@@ -21,6 +22,9 @@ export const TenantPredicatePlugin: GraphileConfig.Plugin = {
             (identity) => identity?.claims?.tenant_id ?? null,
           );
           $select.where(sql`${$select.alias}.tenant_id = ${$select.placeholder($tenantId, TYPES.uuid)}`);
+          // Once a statement: rows may have moved into a partition since the snapshot was taken.
+          if (resourceOptions.name === "analytics_events")
+            $select.where(sql`(select app_hidden.assert_fresh_snapshot() is null) is not null`);
         };
       },
     },

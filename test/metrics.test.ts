@@ -116,6 +116,16 @@ describe("metrics", () => {
     expect(errors?.[0].extensions.code).toBe("INVALID_INPUT");
   });
 
+  it("can be written as literals, enums too", async () => {
+    const { errors } = await api.query(
+      `mutation { createMetric(input: {metric: {name: "literal", formula: "n", measures: [
+         {name: "n", aggregate: COUNT, filter: {types: ["order"], value: {atLeast: "5"}}}], filter: {currencies: ["USD"]}}}) { metric { measures filter } } }`,
+      { token: admin },
+    );
+    expect(errors).toBeUndefined();
+    expect(await value("literal")).toBe("6");
+  });
+
   it("cannot be changed into a circle, nor away from those that use them", async () => {
     const base = (await create({ name: "base", formula: "1" })).data.createMetric.metric.id;
     await create({ name: "upper", formula: "base + 1" });

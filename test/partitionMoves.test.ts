@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
 import type pg from "pg";
+import { startApi } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+import { createTenant } from "./support/tenants.ts";
 import { until } from "./support/until.ts";
 
 let database: TestDatabase;
@@ -94,4 +96,46 @@ it("what changes while rows are copied is as it was left", async () => {
     "select relname from pg_class where relnamespace = 'partitions'::regnamespace and relname like '%moved%'",
   );
   expect(rows).toEqual([]);
+});
+
+it("a GraphQL query and an export that began before a move find every row, once", async () => {
+  await database.owner.query("update app_private.plans set events_per_day = null");
+  const { id, slug } = await createTenant(database.owner, "moves");
+  await database.owner.query("select app_hidden.write_events($1, $2)", [
+    id,
+    JSON.stringify([event("1"), event("2")]),
+  ]);
+  const api = await startApi(database);
+  const mover = await database.owner.connect();
+  try {
+    const token = await api.signIn(slug, "admin");
+    const range = { from: day(1), to: day(28) };
+    const ask = () =>
+      api.query(
+        `{ analyticsEvents(filter: {timestamp: {greaterThanOrEqualTo: "${range.from}", lessThan: "${range.to}"}}) { nodes { sourceId } } }`,
+        { token },
+      );
+    const download = () =>
+      fetch(new URL("/v1/exports/events?format=ndjson", api.url), {
+        method: "POST",
+        headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
+        body: JSON.stringify({ ...range, columns: ["sourceId"] }),
+      });
+    expect((await ask()).data.analyticsEvents.nodes).toHaveLength(2);
+    await mover.query("begin");
+    await move(mover);
+    const answers = Promise.all([ask(), download()]);
+    await until(
+      () => database.owner.query("select from pg_locks where not granted"),
+      ({ rowCount }) => rowCount === 2,
+    );
+    await mover.query("commit");
+    const [asked, downloaded] = await answers;
+    expect(asked.errors).toBeUndefined();
+    expect(asked.data.analyticsEvents.nodes).toHaveLength(2);
+    expect((await downloaded.text()).trim().split("\n")).toHaveLength(2);
+  } finally {
+    mover.release();
+    await api.close();
+  }
 });

@@ -243,6 +243,11 @@ it("purges what ended long ago, and nothing that is in use", async () => {
     `insert into app_private.rate_limits (bucket, used, counted_at)
      select sha256(hours::text::bytea), 1, now() - make_interval(hours => hours) from unnest('{23,25}'::integer[]) hours`,
   );
+  await database.owner.query(
+    `insert into app_private.event_counts (tenant_id, day, count)
+     select $1, (now() at time zone 'UTC')::date - days, 1 from unnest('{399,402}'::integer[]) days`,
+    [acme.id],
+  );
   await database.worker.query("select app_hidden.purge_expired()");
   const left = async (sql: string) => (await database.owner.query(sql)).rowCount;
   expect(await left("select from sessions where revoked_at is not null")).toBe(1);
@@ -252,6 +257,7 @@ it("purges what ended long ago, and nothing that is in use", async () => {
   expect(await left("select from app_private.rate_limits where counted_at < now() - interval '1 hour'")).toBe(
     1,
   );
+  expect(await left("select from app_private.event_counts")).toBe(1);
   expect(await reasonOf(accessToken)).toBeUndefined();
 });
 

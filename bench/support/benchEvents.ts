@@ -3,15 +3,25 @@ import { randomUUID } from "node:crypto";
 /** How ids come: as a source counts them, or at random. */
 export const kinds = ["in order", "random"] as const;
 
-/** Orders over 300 days, the oldest first. */
-export function makeEvents(count: number, kind: (typeof kinds)[number]) {
-  const begin = Date.now() - 300 * 86_400_000;
+const DAY = 86_400_000;
+export const HISTORY_DAYS = 300;
+
+/**
+ * Orders, the oldest first.
+ * @param stretch from how many days ago, over how many days; and what counted ids begin with
+ */
+export function makeEvents(
+  count: number,
+  kind: (typeof kinds)[number],
+  { ago = HISTORY_DAYS, days = HISTORY_DAYS, from = 0 } = {},
+) {
+  const begin = Date.now() - ago * DAY;
   return Array.from({ length: count }, (_, index) => ({
     eventType: "order",
     eventName: "order_completed",
-    timestamp: new Date(begin + ((300 * 86_400_000) / count) * index).toISOString(),
+    timestamp: new Date(begin + ((days * DAY) / count) * index).toISOString(),
     source: "bench:1",
-    sourceId: kind === "in order" ? `order:${String(index).padStart(12, "0")}` : randomUUID(),
+    sourceId: kind === "in order" ? `order:${String(from + index).padStart(12, "0")}` : randomUUID(),
     value: (((index * 7919) % 10_000) / 100).toFixed(2),
     currency: "EUR",
     properties: {

@@ -1,5 +1,7 @@
 set local lock_timeout = '5s';
 
+--!include functions/purge.sql
+
 -- Returns the row's id now.
 do $$
 begin

@@ -1,4 +1,5 @@
 import { type FileHandle, open, rename, stat } from "node:fs/promises";
+import { totalmem } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { clusterFolder, unusable } from "./dataDir.ts";
@@ -79,8 +80,17 @@ async function spawnPostmaster(
   return undefined;
 }
 
+/** What the container may use, else what the machine has, in MB. */
+const memory = Math.floor((process.constrainedMemory() || totalmem()) / 2 ** 20);
+
 const defaults = {
   max_connections: "100",
+  // An eighth, taken only as pages are used.
+  shared_buffers: `${Math.min(Math.max(Math.floor(memory / 8), 128), 4096)}MB`,
+  // Writers of random keys touch each page of an index between two checkpoints, and each goes to the log whole once.
+  checkpoint_timeout: "15min",
+  max_wal_size: "4GB",
+  wal_compression: "on",
   timezone: "UTC",
   log_timezone: "UTC",
   // Parameters of statements are people's data and secrets.

@@ -29,7 +29,11 @@ const column = z
   })
   .refine(
     (name) => name.length <= PROPERTY.length + MAX_NAME,
-    `A property's name has at most ${MAX_NAME} characters.`,
+    `columns has a property whose name has more than ${MAX_NAME} characters.`,
+  )
+  .refine(
+    (name) => name.isWellFormed() && !name.includes("\0"),
+    "columns has a character that cannot be stored (U+0000, or half a surrogate pair).",
   );
 
 /** Which events are exported, and what of them. */

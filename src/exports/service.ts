@@ -26,6 +26,7 @@ export type ExportService = {
 
 const SNAPSHOT = "begin isolation level repeatable read read only";
 const MAY_EXPORT = "select app_hidden.require_permission('analytics:export')";
+const ATTEMPTS = 3;
 const MAX_ROWS = 2_000;
 const MIN_ROWS = 50;
 /** Of text, in a batch. Properties have up to 32 KiB. */
@@ -36,8 +37,19 @@ export function makeExportService(pool: pg.Pool, limits: ExportLimits): ExportSe
     await withRequest(pool, identity, (client) => client.query(MAY_EXPORT));
   }
 
+  /** A snapshot that is older than a partition of events is refused before anything is read from it. */
+  async function inSnapshot<Result>(...asked: Parameters<typeof tryInSnapshot<Result>>): Promise<Result> {
+    for (let attempt = 1; ; attempt++)
+      try {
+        return await tryInSnapshot(...asked);
+      } catch (error) {
+        const isOld = error instanceof Error && "code" in error && error.code === "40001";
+        if (!isOld || attempt === ATTEMPTS) throw error;
+      }
+  }
+
   /** One snapshot, on one connection, that ends when whoever asked is gone. */
-  const inSnapshot = <Result>(
+  const tryInSnapshot = <Result>(
     identity: Identity,
     signal: AbortSignal,
     work: (client: pg.PoolClient) => Promise<Result>,
@@ -58,6 +70,7 @@ export function makeExportService(pool: pg.Pool, limits: ExportLimits): ExportSe
         signal.addEventListener("abort", hangUp, { once: true });
         try {
           await client.query(MAY_EXPORT);
+          await client.query("select app_hidden.assert_fresh_snapshot()");
           // So that PostgreSQL ends the statement whose connection was destroyed.
           await client.query("set local client_connection_check_interval = '1s'");
           return await work(client);

@@ -110,7 +110,7 @@ export function explain(error: unknown): Explained | undefined {
   if (error instanceof z.ZodError)
     return {
       code: "INVALID_INPUT",
-      message: error.issues.map(({ message }) => message).join(" "),
+      message: error.issues.map(sentence).join(" "),
       extensions: {},
     };
   if (!(error instanceof Error)) return undefined;
@@ -136,6 +136,12 @@ export function explain(error: unknown): Explained | undefined {
     };
   return undefined;
 }
+
+/** Our own messages name the argument. Those of zod do not. */
+const sentence = ({ path, message }: z.core.$ZodIssue) =>
+  path.length > 0 && /^(Invalid|Unrecognized|Too) /.test(message)
+    ? `${z.core.toDotPath(path)}: ${message}.`
+    : message;
 
 /** What a client learns of any error: a code and a sentence. What is unexpected is logged under an id and masked. */
 export function makeMaskError(log: Logger) {

@@ -9,6 +9,7 @@ import { ApiError } from "./errors.ts";
 
 type Callback<Result> = (client: NodePostgresPgClient) => Result | Promise<Result>;
 export type OperationKind = "query" | "mutation";
+const ATTEMPTS = 3;
 
 /**
  * The one transaction of a GraphQL operation, on one connection, opened when the first SQL needs it.
@@ -25,6 +26,7 @@ export class OperationTransaction {
   #client: Promise<pg.PoolClient> | undefined;
   #queue: Promise<unknown> = Promise.resolve();
   #openError: Error | undefined;
+  #hasRead = false;
   #deadline: NodeJS.Timeout | undefined;
 
   constructor(pool: pg.Pool, kind: OperationKind, identity: Identity, deadlineMs = DEADLINE_MS) {
@@ -49,15 +51,33 @@ export class OperationTransaction {
   async #run<Result>(callback: Callback<Result>): Promise<Result> {
     this.#client ??= this.#open();
     const client = await this.#client;
-    try {
-      this.#send(client, "savepoint step");
-      const result = await makeWithPgClientViaPgClientAlreadyInTransaction(client, true)(null, callback);
-      this.#send(client, "release savepoint step");
-      return result;
-    } catch (error) {
-      await client.query("rollback to savepoint step").catch(() => {});
-      throw this.#cause(error);
-    }
+    for (let attempt = 1; ; attempt++)
+      try {
+        this.#send(client, "savepoint step");
+        const result = await makeWithPgClientViaPgClientAlreadyInTransaction(client, true)(null, callback);
+        this.#send(client, "release savepoint step");
+        this.#hasRead = true;
+        return result;
+      } catch (error) {
+        if (attempt < ATTEMPTS && this.#needsSnapshot(error)) {
+          this.#send(client, "rollback");
+          this.#begin(client);
+          continue;
+        }
+        await client.query("rollback to savepoint step").catch(() => {});
+        throw this.#cause(error);
+      }
+  }
+
+  /** A partition came or went since the snapshot was taken, and nothing was read from it yet. */
+  #needsSnapshot(error: unknown): boolean {
+    return (
+      this.#kind === "query" &&
+      !this.#hasRead &&
+      error instanceof Error &&
+      "code" in error &&
+      error.code === "40001"
+    );
   }
 
   async #open(): Promise<pg.PoolClient> {
@@ -66,13 +86,17 @@ export class OperationTransaction {
       () => destroyConnection(client, new ApiError("TIMEOUT", "The database did not answer in time.")),
       this.#deadlineMs,
     ).unref();
+    this.#begin(client);
+    return client;
+  }
+
+  #begin(client: pg.PoolClient) {
     this.#send(
       client,
       this.#kind === "query" ? "begin isolation level repeatable read read only" : "begin",
       true,
     );
     this.#send(client, beginRequest(this.#identity), true);
-    return client;
   }
 
   /** Not awaited. Should opening fail, the statements behind it fail too, and its error is the one to report. */

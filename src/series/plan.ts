@@ -23,6 +23,8 @@ const planned = z.object({
   zone: z.string(),
   shift: z.string(),
   back: z.string().nullable(),
+  /** The days about changes of clocks; null when most of the answer comes from days. */
+  odd: z.string().nullable(),
   marked: z.number().nullable(),
   refreshed_at: z.string().nullable(),
   current: pieces,
@@ -189,6 +191,11 @@ export async function planSeries(
     )
     select p.zone, p.shift::text, p.back::text, ${current}.marked,
            to_char(${current}.refreshed_at at time zone 'UTC', ${iso}) as refreshed_at,
+           case when coalesce(${current}.days, '{}') = '{}' then (
+             select coalesce(range_agg(tstzrange((z.day - 1)::timestamp at time zone 'UTC', (z.day + 2)::timestamp at time zone 'UTC')), '{}')
+               from app_hidden.zone_days(p.zone, (p.from at time zone 'UTC')::date - 2, (p.to at time zone 'UTC')::date + 2) z
+              where not z.is_plain
+           ) end::text as odd,
            ${piecesOf(current, sql`p.from`, sql`p.to`)} as current,
            case when p.back is not null then ${piecesOf(previous, sql`p.previous_from`, sql`p.previous_to`)} end as previous,
            (select coalesce(jsonb_agg(jsonb_build_object('key', b.key, 'start', b.start, 'label', b.label) order by b.at), '[]')

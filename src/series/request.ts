@@ -32,9 +32,17 @@ export type EventField = (typeof fields)[number];
 
 const list = <Item extends z.ZodType>(name: string, item: Item, longest: number) =>
   z.array(item).max(longest, `${name} has at most ${longest} entries.`);
-const values = (name: string) => list(name, z.string().max(500).nullable(), 200);
-const propertyName = (name: string) =>
-  z.string().min(1, `${name} must not be empty.`).max(100, `${name} has at most 100 characters.`);
+/** Texts that PostgreSQL can store: what it cannot, no event has. */
+const text = (name: string, longest: number) =>
+  z
+    .string()
+    .max(longest, `${name} has at most ${longest} characters.`)
+    .refine(
+      (value) => value.isWellFormed() && !value.includes("\0"),
+      `${name} has a character that cannot be stored (U+0000, or half a surrogate pair).`,
+    );
+const values = (name: string) => list(name, text(name, 500).nullable(), 200);
+const propertyName = (name: string) => text(name, 100).min(1, `${name} must not be empty.`);
 const number = (name: string) =>
   z
     .string()
@@ -145,7 +153,7 @@ export const seriesRequest = z
     filter: filterSchema.nullish(),
     dimensions: list("dimensions", dimension, 3).nullish(),
     measures: list("measures", measureSchema, 10).nullish(),
-    metrics: list("metrics", z.string(), 10).nullish(),
+    metrics: list("metrics", text("metrics", 100), 10).nullish(),
     fillGaps: z.boolean().nullish(),
     top: z
       .object({

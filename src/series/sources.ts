@@ -8,7 +8,7 @@ import {
   isRollableFilter,
   source,
 } from "./expressions.ts";
-import type { Pieces, Plan, Unit } from "./plan.ts";
+import type { Pieces, Plan } from "./plan.ts";
 import type { EventField, SeriesRequest } from "./request.ts";
 import { measuresOf, type Output } from "./resolve.ts";
 
@@ -214,7 +214,19 @@ function bucketSql(time: SQL, local: SQL, { unit, zone, shift }: Plan): SQL {
   return sql`app_hidden.bucket_of(${time}, ${local}, ${sql.literal(zone)}::text, ${sql.literal(unit)}, ${sql.literal(shift)}::interval)`;
 }
 
-const truncated = new Set<Unit>(["hour", "day", "week", "month", "quarter", "year"]);
+/**
+ * The bucket by the list of them, at a fraction of the price of the calendar, which is asked about days of changes alone:
+ * there a bucket may begin at a time that clocks skip or repeat.
+ */
+function listed(time: SQL, calculated: SQL, { buckets, odd }: Plan): SQL {
+  const starts = buckets.flatMap(({ start }) => start ?? []);
+  if (odd === null || starts.length === 0) return calculated;
+  const list = sql`${sql.value(starts)}::timestamptz[]`;
+  const found = sql`(${list})[width_bucket(${time}, ${list})]`;
+  return odd === "{}"
+    ? found
+    : sql`case when ${time} <@ ${sql.value(odd)}::tstzmultirange then ${calculated} else ${found} end`;
+}
 
 /** By how much a comparison moves what it counts. Hours of the day and days of the week are the same in either range. */
 const moved = ({ unit }: Plan, back: string | null) =>
@@ -224,10 +236,7 @@ const moved = ({ unit }: Plan, back: string | null) =>
 function bucketOfTime(time: SQL, plan: Plan, range: string | null): SQL {
   const back = moved(plan, range);
   const local = sql`(${time} at time zone ${sql.literal(plan.zone)}::text)`;
-  // What bucket_of does, at a third of the price.
-  if (back === null && plan.shift === "00:00:00" && truncated.has(plan.unit))
-    return sql`date_trunc(${sql.literal(plan.unit)}, ${time}, ${sql.literal(plan.zone)}::text)`;
-  if (back === null) return bucketSql(time, local, plan);
+  if (back === null) return listed(time, bucketSql(time, local, plan), plan);
   if (plan.isAbsolute) {
     const later = sql`(${time} + ${sql.literal(back)}::interval)`;
     return bucketSql(later, sql`(${later} at time zone ${sql.literal(plan.zone)}::text)`, plan);
