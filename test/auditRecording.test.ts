@@ -156,11 +156,12 @@ describe("events", () => {
     ]);
   });
 
-  it("leave no way around it for plain SQL that says it were write_events", async () => {
-    await sql("select set_config('app.tenant_id', $1, false)", acme.id);
+  it("leave no way around it for plain SQL that names write_events", async () => {
     await sql(
-      "insert into analytics_events (tenant_id, event_type, event_name, timestamp) values ($1, 'x', 'app_private.write_event_list(', now())",
-      acme.id,
+      `do $$ begin
+         insert into analytics_events (tenant_id, event_type, event_name, timestamp)
+         values ('${acme.id}', 'x', 'PL/pgSQL function app_private.write_event_list(', now());
+       end $$`,
     );
     expect(await actions()).toEqual(["events.inserted"]);
   });

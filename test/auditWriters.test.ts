@@ -12,6 +12,7 @@ let sealer: TestSealer;
 beforeAll(async () => {
   database = await createTestDatabase();
   tenants = await Promise.all(["one", "two", "three"].map((slug) => createTenant(database.owner, slug)));
+  await database.owner.query("update tenants set max_integrations = 1000");
   sealer = await makeSealer(database);
 });
 afterAll(async () => {
@@ -22,16 +23,27 @@ afterAll(async () => {
 it(`seals what ${WRITERS} writers write meanwhile, in transactions short and long, without a gap or a fork`, async () => {
   const until = Date.now() + SECONDS * 1_000;
   let written = 0;
+  const { rows: made } = await database.owner.query(
+    `insert into integrations (tenant_id, name, provider) select t.id, n::text, 'square' from tenants t cross join generate_series(0, $1 - 1) n
+     returning tenant_id, name, id`,
+    [WRITERS],
+  );
+  const integrations = Array.from({ length: WRITERS }, (_, writer) =>
+    Object.fromEntries(
+      made.filter(({ name }) => name === String(writer)).map((row) => [row.tenant_id, row.id]),
+    ),
+  );
   const write = async (writer: number) => {
     for (let round = 0; Date.now() < until; round++) {
       const tenant = tenants[(writer + round) % tenants.length];
       const work = withTransaction(database.owner, async (client) => {
         const rows = 1 + ((writer + round) % 4);
         for (let index = 0; index < rows; index++)
-          await client.query("update integrations set description = $2 where id = $1", [
-            tenant?.integrationId,
-            `${writer} ${round} ${index}`,
-          ]);
+          // Each has rows of its own, so that who began first may end last.
+          await client.query(
+            "update integrations set description = $2 where id = $1 and pg_sleep(random() / 50) is not null",
+            [integrations[writer]?.[tenant?.id ?? ""], `${writer} ${round} ${index}`],
+          );
         if (round % 5 === 4) throw new Error("taken back");
         written += rows;
       });
