@@ -10,6 +10,9 @@ import { PgSubscriber } from "postgraphile/adaptors/pg";
 import { grafserv } from "postgraphile/grafserv/express/v4";
 import type { Connector } from "../tasks/connectors/connector.ts";
 import { connectors as allConnectors } from "../tasks/connectors/index.ts";
+import { makeDenials, withDenials } from "./audit/denials.ts";
+import { auditLag } from "./audit/lag.ts";
+import { makePublishedKeys } from "./audit/published.ts";
 import { makeAccountService } from "./auth/accounts.ts";
 import { makeLastUse } from "./auth/lastUse.ts";
 import { authenticate, plainAddress } from "./auth/requests.ts";
@@ -75,6 +78,7 @@ export async function createApp(options: AppOptions): Promise<App> {
   const sessions = makeSessionService(authenticatorPool, tokens, keyRing, options.clock);
   const accounts = makeAccountService(authenticatorPool, sessions);
   const lastUse = makeLastUse(authenticatorPool, log);
+  const denials = makeDenials(authenticatorPool, log, options.clock);
   const keyEnvironment = development ? "test" : "live";
   const notifications = makeNotifications(options.listenUrl, log);
   const { connectors = allConnectors } = options;
@@ -91,6 +95,7 @@ export async function createApp(options: AppOptions): Promise<App> {
       }),
       subscriptions: makeSubscriptions(authenticatorPool, notifications),
       lastUse,
+      denials,
       keyEnvironment,
       webhookUrls,
       log,
@@ -135,7 +140,9 @@ export async function createApp(options: AppOptions): Promise<App> {
       () => true,
       () => false,
     );
-    response.status(ready ? 200 : 503).json({ status: ready ? "ok" : "database unreachable" });
+    // A log that waits to be sealed is the operator's concern, and no reason to turn requests away.
+    const audit = ready ? await auditLag(authenticatorPool).catch(() => undefined) : undefined;
+    response.status(ready ? 200 : 503).json({ status: ready ? "ok" : "database unreachable", audit });
   });
   // 3. What browsers may do. Ruru's own page needs inline scripts.
   const strict = helmet();
@@ -152,17 +159,24 @@ export async function createApp(options: AppOptions): Promise<App> {
   app.get("/.well-known/jwks.json", (_request, response) => {
     response.set("cache-control", "public, max-age=300").json(tokens.jwks());
   });
+  // Whoever verifies our audit logs.
+  const auditKeys = makePublishedKeys(authenticatorPool);
+  app.get("/.well-known/audit-keys.json", async (_request, response) => {
+    response.set("cache-control", "public, max-age=300").json({ keys: await auditKeys() });
+  });
   // 4. Providers, who sign what they send.
   const webhooks = { pool: authenticatorPool, keyRing, connectors, urls: webhookUrls, log };
   app.use(makeWebhooksRouter(makeWebhookService(webhooks)));
   // 5. Who asks?
   app.use(authenticate(tokens, keyEnvironment, log));
   // 6. The API.
-  app.use(makeEventsRouter(makeEventService(authenticatorPool), lastUse));
+  app.use(makeEventsRouter(withDenials(denials, "events", makeEventService(authenticatorPool)), lastUse));
   const limits = { ...exportLimits, ...options.exportLimits };
-  app.use(makeExportsRouter(makeExportService(authenticatorPool, limits), lastUse, limits));
+  const exports = withDenials(denials, "exports", makeExportService(authenticatorPool, limits));
+  app.use(makeExportsRouter(exports, lastUse, limits));
   const ofUploads = { ...uploadLimits, ...options.uploadLimits };
-  app.use(makeUploadsRouter(makeUploadService(authenticatorPool, ofUploads), lastUse, ofUploads));
+  const uploads = withDenials(denials, "uploads", makeUploadService(authenticatorPool, ofUploads));
+  app.use(makeUploadsRouter(uploads, lastUse, ofUploads));
   await graphql.addTo(app, null, false);
   app.get("/", (_request, response) => void response.redirect(development ? "/graphiql" : "/healthz"));
   // 7. Nothing else is here.
@@ -200,6 +214,7 @@ export async function createApp(options: AppOptions): Promise<App> {
       sockets.close();
       await notifications.close();
       await lastUse.close();
+      await denials.close();
       await api.release();
       subscriber?.release();
     },

@@ -67,6 +67,7 @@ const settings = z.object({
   PRIVATE_PROVIDER_ADDRESSES: list
     .refine((parts) => parts.every(isHostAndPort), "must list host:port pairs, such as simulator:4010")
     .default([]),
+  AUDIT_ANCHOR_DIR: z.string().optional(),
   JOB_CONCURRENCY: z.coerce
     .number({ error: "must be a number from 1 to 100" })
     .int()

@@ -2,6 +2,7 @@ import { createServer } from "node:http";
 import { join, resolve } from "node:path";
 import { pino } from "pino";
 import { createApp } from "./app.ts";
+import { ensureAuditKey } from "./audit/keys.ts";
 import { ensureTokenKey } from "./auth/tokenKeyRotation.ts";
 import { openTokenKeys } from "./auth/tokenKeys.ts";
 import { makeTokenService } from "./auth/tokens.ts";
@@ -135,6 +136,7 @@ async function main(
     onStop(() => workerPool.end());
     const mail = makeMailTransport(config, { mailDir: join(dataDir, "mail"), log });
     onStop(async () => mail.close());
+    await withOwnerPool(urls.owner, log, (owner) => ensureAuditKey(owner, keyRing));
     const worker = await startWorker({
       workerPool,
       concurrency: config.JOB_CONCURRENCY,
@@ -142,6 +144,7 @@ async function main(
       keyRing,
       simulatorUrl,
       fetch: publicFetch.fetch,
+      anchorDir: resolve(config.AUDIT_ANCHOR_DIR ?? join(dataDir, "audit-anchors")),
       mail,
       frontendUrl: config.FRONTEND_URL,
     });

@@ -12,6 +12,7 @@ import { purgeEvents } from "./purge_events.ts";
 import { purgeExpired } from "./purge_expired.ts";
 import { purgeSecrets } from "./purge_secrets.ts";
 import { refreshRollups } from "./refresh_rollups.ts";
+import { sealAuditLogs } from "./seal_audit.ts";
 import { sendMail } from "./send_mail.ts";
 import { startPasswordReset } from "./start_password_reset.ts";
 import { syncAfterWebhooks } from "./sync_after_webhooks.ts";
@@ -30,6 +31,8 @@ export type TaskServices = {
   fetch: typeof globalThis.fetch;
   connectors: readonly Connector[];
   mail: MailTransport;
+  /** Folder outside the database that gets every audit seal. */
+  anchorDir: string;
   /** Where the links in mails lead. */
   frontendUrl: string | undefined;
 };
@@ -66,6 +69,8 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   tend_uploads: tendUploads(services),
   // Computes the rollups of what changed.
   refresh_rollups: refreshRollups(services),
+  // Seals the audit log, and anchors the seals.
+  seal_audit: sealAuditLogs(services),
 });
 
 export const schedule: CronItem[] = [
@@ -74,6 +79,7 @@ export const schedule: CronItem[] = [
   { task: "cancel_analyst_statements", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "tend_uploads", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "refresh_rollups", match: "* * * * *", options: { backfillPeriod: 0 } },
+  { task: "seal_audit", match: "* * * * *", options: { backfillPeriod: 0 } },
   { task: "promote_subjects", match: "*/5 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_events", match: "23 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_secrets", match: "47 * * * *", options: { backfillPeriod: 3_600_000 } },

@@ -128,7 +128,7 @@ it("records what it made", async () => {
   const { rows } = await database.owner.query(
     "select action, actor_kind from audit_logs where tenant_id = (select id from tenants where slug = 'platform')",
   );
-  for (const action of ["tenant.created", "user.created", "user_password.created"])
+  for (const action of ["tenant.created", "user.created", "user.password_set"])
     expect(rows).toContainEqual({ action, actor_kind: "database" });
 });
 

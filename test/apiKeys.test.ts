@@ -220,7 +220,7 @@ it("is revoked by whoever may make keys, in its own tenant alone, once, and on r
   );
   expect(rows).toEqual([
     { action: "api_key.created", actor_name: "admin@acme.test" },
-    { action: "api_key.updated", actor_name: "admin@acme.test" },
+    { action: "api_key.revoked", actor_name: "admin@acme.test" },
   ]);
 });
 

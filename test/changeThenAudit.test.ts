@@ -114,7 +114,7 @@ it("records what a deletion takes with it under whoever deleted, not under the o
     { token: admin, variables: { id } },
   );
   expect(deleted.errors).toBeUndefined();
-  expect(await log(id, "integration_credentials.deleted")).toEqual([
+  expect(await log(id, "integration.credentials_removed")).toEqual([
     expect.objectContaining({
       actor_kind: "user",
       actor_id: acme.users.admin.id,
@@ -145,8 +145,8 @@ it("records that a secret changed, and whose, but not what it is", async () => {
   await database.owner.query(canary, [users.viewer.id]);
   expect((await log(users.viewer.id)).map((row) => [row.action, row.changes.after.password_hash])).toEqual([
     ["user.created", undefined],
-    ["user_password.created", "***"],
-    ["user_password.updated", "***"],
+    ["user.password_set", "***"],
+    ["user.password_changed", "***"],
   ]);
   const leaks = await database.owner.query("select from audit_logs where changes::text ~ 'argon2id'");
   expect(leaks.rowCount).toBe(0);
@@ -193,8 +193,14 @@ it("survives its user, keeping who it was", async () => {
   );
   await database.owner.query("delete from users where id = $1", [other.users.user.id]);
   const rows = (await log(other.users.user.id)).filter((row) => row.resource === "user");
-  expect(rows.map((row) => row.action)).toEqual(["user.created", "user.updated", "user.deleted"]);
-  expect(rows[1]).toMatchObject({
+  expect(rows.map((row) => row.action)).toEqual([
+    "user.created",
+    "user.password_set",
+    "user.updated",
+    "user.deleted",
+    "user.password_removed",
+  ]);
+  expect(rows[2]).toMatchObject({
     user_id: null,
     actor_id: other.users.user.id,
     actor_name: "user@other.test",

@@ -3,6 +3,7 @@ import Ajv2020 from "ajv/dist/2020.js";
 import { exportLimits } from "../src/exports/limits.ts";
 import { extendTimeouts } from "../src/exports/service.ts";
 import { startApi, type TestApi } from "./support/api.ts";
+import { emptyAuditLog } from "./support/audit.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { type Asked, askFor, readCsv, readLines } from "./support/exports.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
@@ -23,7 +24,7 @@ beforeAll(async () => {
   admin = await api.signIn("acme", "admin");
 });
 beforeEach(async () => {
-  await database.owner.query("truncate audit_logs");
+  await emptyAuditLog(database);
 });
 afterAll(async () => {
   await api.close();

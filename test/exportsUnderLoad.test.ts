@@ -11,6 +11,7 @@ import { withClient } from "../src/db/pools.ts";
 import type { ExportLimits } from "../src/exports/limits.ts";
 import { paths } from "../src/paths.ts";
 import { startApi, type TestApi } from "./support/api.ts";
+import { emptyAuditLog } from "./support/audit.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { askFor, readLines } from "./support/exports.ts";
 import { createTenant, PASSWORD, type TestTenant } from "./support/tenants.ts";
@@ -179,7 +180,7 @@ describe("whoever hangs up", () => {
 
   it("ends the statement under way", async () => {
     const { api, token } = await start({ graceMs: 100 });
-    await database.owner.query("truncate audit_logs");
+    await emptyAuditLog(database);
     const slow = (condition: string) =>
       database.owner.query(
         `alter policy select_member on analytics_events using (tenant_id = app_hidden.current_tenant_id() ${condition})`,

@@ -127,6 +127,7 @@ async function work() {
     fetch,
     mail: transport,
     connectors: [],
+    anchorDir: "",
   };
   const taskList = makeTaskList({ ...services, frontendUrl: FRONTEND });
   const logger = new WorkerLogger(() => () => {});

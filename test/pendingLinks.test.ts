@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
 import { type Answer, startApi, type TestApi } from "./support/api.ts";
+import { emptyAuditLog } from "./support/audit.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import type { Mailbox } from "./support/mailbox.ts";
 import { createTenant, PASSWORD, type TestTenant } from "./support/tenants.ts";
@@ -129,7 +130,7 @@ const actors = async () => {
   );
   return rows;
 };
-const emptyLog = () => database.owner.query("delete from audit_logs where tenant_id = $1", [acme.id]);
+const emptyLog = () => emptyAuditLog(database);
 const by = ({ id, email }: { id: string; email: string }, ...actions: string[]) =>
   actions.map((action) => ({ action, actor_kind: "user", actor_id: id, actor_name: email, user_id: id }));
 
@@ -139,9 +140,7 @@ it("records an accepted invitation as its user's doing", async () => {
   const link = await mailbox.token(email, "invitation");
   await emptyLog();
   await call("acceptInvitation", { token: link, password: GOOD }, "accessToken");
-  expect(await actors()).toEqual(
-    by({ id, email }, "user.updated", "user_password.created", "session.created"),
-  );
+  expect(await actors()).toEqual(by({ id, email }, "user.activated", "user.password_set", "session.created"));
 });
 
 it("records a reset as its user's doing, and the wish for it as the job's", async () => {
@@ -159,7 +158,7 @@ it("records a reset as its user's doing, and the wish for it as the job's", asyn
   ]);
   await emptyLog();
   await reset(link);
-  expect(await actors()).toEqual(by(user, "user.updated", "user_password.updated", "session.revoked"));
+  expect(await actors()).toEqual(by(user, "user.updated", "user.password_changed", "session.revoked"));
 });
 
 it("records a confirmed address as its user's doing, unless an API key followed the link", async () => {

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
 import { hash } from "@node-rs/argon2";
 import { startApi, type TestApi } from "./support/api.ts";
 import { asRequest } from "./support/asRequest.ts";
+import { emptyAuditLog } from "./support/audit.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { codes, type Input, loginAt, right, times, wrong } from "./support/logins.ts";
 import { refusal } from "./support/refusal.ts";
@@ -83,7 +84,7 @@ it("takes no forged X-Forwarded-For for another address", async () => {
 
 const from = (address: string) => ({ at: behindProxy, headers: { "x-forwarded-for": address } });
 it("records that sign-ins are throttled once in ten minutes for each network and tenant", async () => {
-  await database.owner.query("delete from audit_logs");
+  await emptyAuditLog(database);
   const guess = (address: string, input = wrong) => times(15, () => login(input, from(address)));
   const throttled = async () => {
     const { rows } = await database.owner.query(
@@ -199,7 +200,7 @@ it("opens no session for an account that was changed while its password was chec
 });
 
 it("records sign-ins that succeed and that fail, and no e-mail that is nobody's", async () => {
-  await database.owner.query("delete from audit_logs");
+  await emptyAuditLog(database);
   await login(right);
   await login(wrong);
   await login({ ...wrong, email: "my-secret-password" });

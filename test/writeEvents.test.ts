@@ -267,7 +267,7 @@ describe("write_events", () => {
     expect(await stored()).toMatchObject([{ value: "4", found: true }]);
   });
 
-  it("records each batch that changed anything, by counts", async () => {
+  it("records each batch that changed anything, by counts, sources and the time of its events", async () => {
     await write(order, { ...order, sourceId: "2" });
     await write(order);
     await write({ ...order, value: 1 }, { ...order, sourceId: "3", value: "x" });
@@ -275,9 +275,10 @@ describe("write_events", () => {
       "select changes from audit_logs where tenant_id = $1 and action = 'events.written' order by id",
       [tenantId],
     );
+    const batch = { sources: [order.source], from: expect.any(String), to: expect.any(String) };
     expect(rows.map(({ changes }) => changes)).toEqual([
-      { accepted: 2, updated: 0 },
-      { accepted: 0, updated: 1 },
+      { accepted: 2, updated: 0, ...batch },
+      { accepted: 0, updated: 1, ...batch },
     ]);
   });
 

@@ -51,7 +51,7 @@ async function printApi(authenticatorUrl: string): Promise<string> {
     ...{
       subscriptions: { open: () => ({ integrationChanges: { subscribe: nothing }, withPgClient: unused }) },
     },
-    ...{ lastUse: { note() {}, flush: unused, close: unused } },
+    ...{ lastUse: { note() {}, flush: unused, close: unused }, denials: { note: unused, close: unused } },
     ...{ development: false, introspection: true, webhookUrls: () => undefined },
   });
   try {

@@ -19,7 +19,12 @@ export type Origin = {
 };
 
 /** Who asks, and from where. `claims` is set by a sign-in, for what the same operation reads afterwards. */
-export type Identity = { claims: Claims | KeyClaims | undefined; readonly origin: Origin };
+export type Identity = {
+  claims: Claims | KeyClaims | undefined;
+  readonly origin: Origin;
+  /** The record, in the audit log, that this request reads that log: without it, it reads nothing of it. */
+  auditRead?: string;
+};
 
 export const beginRequest = (identity: Identity) => ({
   name: "begin_request",
@@ -30,6 +35,7 @@ export const beginRequest = (identity: Identity) => ({
       ip_address: identity.origin.ipAddress,
       user_agent: identity.origin.userAgent,
       request_id: identity.origin.requestId,
+      audit_read: identity.auditRead,
     }),
   ],
 });

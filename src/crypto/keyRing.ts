@@ -3,7 +3,7 @@ import { UserError } from "../config.ts";
 
 /**
  * Envelope encryption. A key-encryption key of the ring wraps each tenant's data key, which seals secrets; it also wraps
- * the private keys of access tokens.
+ * the private keys of access tokens and of audit seals.
  * A sealed value is AES-256-GCM: nonce (12 bytes), ciphertext, tag (16 bytes). The additional data binds it to its
  * place, so that a ciphertext copied to another row or tenant does not open.
  */
@@ -16,8 +16,8 @@ export type KeyRing = {
   /** A key of 32 bytes for another purpose from each of the ring (HKDF-SHA256), the current one's first. */
   derive(purpose: string): Buffer[];
 };
-/** A tenant's data key, or the private key that signs access tokens. */
-export type KeyPlace = { tenantId: string; version: number } | { tokenKey: string };
+/** A tenant's data key, or the private key that signs access tokens or audit seals. */
+export type KeyPlace = { tenantId: string; version: number } | { tokenKey: string } | { auditKey: string };
 export type SecretPlace = { tenantId: string; table: string; rowId: string; version: number };
 
 /** @param encryptionKeys 32 bytes each, base64; the first wraps, all unwrap. */
@@ -38,7 +38,9 @@ export function makeKeyRing(encryptionKeys: readonly { id: string; key: string }
   const placeOfKey = (place: KeyPlace) =>
     "tokenKey" in place
       ? additionalData("token_keys", place.tokenKey)
-      : additionalData("tenant_keys", place.tenantId, place.version);
+      : "auditKey" in place
+        ? additionalData("audit_keys", place.auditKey)
+        : additionalData("tenant_keys", place.tenantId, place.version);
   return {
     current,
     wrap: (key, place) => ({

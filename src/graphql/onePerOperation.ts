@@ -1,6 +1,17 @@
-import { GraphQLError, getOperationAST, Kind, NoSchemaIntrospectionCustomRule } from "graphql";
+import {
+  type ExecutionArgs,
+  GraphQLError,
+  getOperationAST,
+  Kind,
+  NoSchemaIntrospectionCustomRule,
+  type OperationDefinitionNode,
+} from "graphql";
 import type pg from "pg";
+import type { Denials } from "../audit/denials.ts";
+import { findAuditReads, recordAuditRead } from "../audit/reads.ts";
 import type { LastUse } from "../auth/lastUse.ts";
+import type { Identity } from "../auth/requests.ts";
+import { explain } from "./errors.ts";
 import { OperationTransaction } from "./operationTransaction.ts";
 import { type Subscriptions, untilRefused } from "./subscriptions.ts";
 
@@ -22,7 +33,7 @@ const ALONE = new Set([
  */
 export function makeOnePerOperationPlugin(
   pool: pg.Pool,
-  options: { introspection: boolean; lastUse: LastUse; subscriptions: Subscriptions },
+  options: { introspection: boolean; lastUse: LastUse; denials: Denials; subscriptions: Subscriptions },
 ): GraphileConfig.Plugin {
   return {
     name: "OnePerOperationPlugin",
@@ -36,6 +47,8 @@ export function makeOnePerOperationPlugin(
           const kind = operation?.operation === "mutation" ? "mutation" : "query";
           const transaction = new OperationTransaction(pool, kind, context.identity);
           context.withPgClient = transaction.withPgClient;
+          const unrecorded = await recordReads(pool, context.identity, args);
+          if (unrecorded) return failure(unrecorded);
           let result: Awaited<ReturnType<typeof next>>;
           try {
             result = await next();
@@ -47,10 +60,12 @@ export function makeOnePerOperationPlugin(
             await transaction.finish();
             const { claims } = context.identity;
             if (claims && transaction.isAuthorized) options.lastUse.note(claims);
+            // Now that it is taken back, and before the answer goes out.
+            for (const { path, originalError } of "errors" in result ? (result.errors ?? []) : [])
+              await options.denials.note(context.identity, fieldOf(operation, path?.[0]), originalError);
             return result;
           } catch (error) {
-            const cause = error instanceof Error ? error : new Error(String(error));
-            return { data: null, errors: [new GraphQLError(cause.message, { originalError: cause })] };
+            return failure(error instanceof Error ? error : new Error(String(error)));
           }
         },
         async subscribe(next, { args }) {
@@ -97,4 +112,44 @@ export function makeOnePerOperationPlugin(
       },
     },
   };
+}
+
+const failure = (cause: Error) => ({
+  data: null,
+  errors: [new GraphQLError(cause.message, { originalError: cause })],
+});
+
+/** The name of a root field, whatever its alias. */
+function fieldOf(
+  operation: OperationDefinitionNode | null | undefined,
+  key: string | number | undefined,
+): string {
+  const field = operation?.selectionSet.selections.find(
+    (node) => node.kind === Kind.FIELD && (node.alias ?? node.name).value === key,
+  );
+  return field?.kind === Kind.FIELD ? field.name.value : String(key ?? "");
+}
+
+/** Documents are parsed once, and executed often. */
+const readers = new WeakMap<object, boolean>();
+
+/** Why the audit log must not be read: that could not be put on record. Who lacks the right is told so by row security. */
+async function recordReads(
+  pool: pg.Pool,
+  identity: Identity,
+  args: ExecutionArgs,
+): Promise<Error | undefined> {
+  const { schema, document } = args;
+  if (!identity.claims || readers.get(document) === false) return undefined;
+  const reads = findAuditReads(schema, document, args.variableValues ?? {});
+  readers.set(document, reads.length > 0);
+  if (reads.length === 0) return undefined;
+  try {
+    identity.auditRead = await recordAuditRead(pool, identity, "audit_log.read", reads);
+  } catch (error) {
+    const code = explain(error)?.code;
+    if (code !== "FORBIDDEN" && code !== "UNAUTHENTICATED")
+      return error instanceof Error ? error : new Error(String(error));
+  }
+  return undefined;
 }

@@ -9,6 +9,7 @@ import { makePgService, type PgSubscriber } from "postgraphile/adaptors/pg";
 import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
 import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
 import { plugins } from "../../plugins/index.ts";
+import type { Denials } from "../audit/denials.ts";
 import type { AccountService } from "../auth/accounts.ts";
 import type { KeyEnvironment } from "../auth/apiKeys.ts";
 import type { LastUse } from "../auth/lastUse.ts";
@@ -43,6 +44,7 @@ export type ApiOptions = {
   integrations: IntegrationService;
   subscriptions: Subscriptions;
   lastUse: LastUse;
+  denials: Denials;
   /** Of the API keys that are made here. */
   keyEnvironment: KeyEnvironment;
   webhookUrls: WebhookUrls;

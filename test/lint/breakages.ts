@@ -25,6 +25,44 @@ export const breakages: Breakage[] = [
     found: ["partitions.old"],
   },
   {
+    rule: "tenantTablesAreAudited",
+    sql: "create table app_private.notes (tenant_id uuid)",
+    found: [
+      "app_private.notes is not recorded on delete",
+      "app_private.notes is not recorded on insert",
+      "app_private.notes is not recorded on update",
+    ],
+  },
+  {
+    rule: "tenantTablesAreAudited",
+    sql: "drop trigger _900_audit_delete on public.analytics_events",
+    found: ["public.analytics_events is not recorded on delete"],
+  },
+  {
+    rule: "tenantTablesAreAudited",
+    sql: "alter table public.users disable trigger _900_audit",
+    found: [
+      "public.users is not recorded on delete",
+      "public.users is not recorded on insert",
+      "public.users is not recorded on update",
+    ],
+  },
+  {
+    rule: "auditIsGuarded",
+    sql: "alter table only public.audit_logs disable trigger _000_guard",
+    found: ["public.audit_logs does not refuse delete", "public.audit_logs does not refuse update"],
+  },
+  {
+    rule: "auditIsGuarded",
+    sql: "create table partitions.old partition of public.audit_logs for values from ('2001-01-01') to ('2001-02-01')",
+    found: ["partitions.old does not refuse truncate"],
+  },
+  {
+    rule: "auditIsGuarded",
+    sql: "grant insert (action) on public.audit_logs to api_admin",
+    found: ["api_admin may insert public.audit_logs"],
+  },
+  {
     rule: "policiesNameTheTenant",
     sql: `alter policy select_member on public.users using (${TENANT} or role = 'ADMIN')`,
     found: [`select_member on public.users: using (${tenantPrinted} OR (role = 'ADMIN'::public.user_role))`],

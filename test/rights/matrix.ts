@@ -232,6 +232,8 @@ export const tables: Record<string, TableRights> = {
       request_id: withheld,
       session_id: withheld,
       created_at: withheld,
+      cluster_id: withheld,
+      transaction_id: withheld,
     },
   },
   sessions: {

@@ -37,7 +37,8 @@ export const testTokens = () =>
     tokenKeysOf(() => [testKey]),
     { issuer: "erp-analytics", audience: "erp-analytics" },
   );
-export const testKeyRing = makeKeyRing([{ id: "test", key: secretKey("a key-encryption key") }]);
+export const testEncryptionKey = secretKey("a key-encryption key");
+export const testKeyRing = makeKeyRing([{ id: "test", key: testEncryptionKey }]);
 
 /** The real server on a free port, with the authenticator's pool. */
 export async function startApi(

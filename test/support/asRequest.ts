@@ -1,4 +1,5 @@
 import type pg from "pg";
+import { recordAuditRead } from "../../src/audit/reads.ts";
 import { beginRequest, type Identity } from "../../src/auth/requests.ts";
 import type { Claims } from "../../src/auth/tokens.ts";
 import type { TestTenant } from "./tenants.ts";
@@ -19,16 +20,26 @@ export async function claimsFor(
   return { sub: tenant.users[role].id, tenant_id: tenant.id, role: ROLES[role], sid: rows[0].id };
 }
 
-/** Runs plain SQL as a request of these claims, and takes it back. */
+/**
+ * Runs plain SQL as a request of these claims, and takes it back.
+ * @param options.readsLog puts on record that it reads the audit log, if it may
+ */
 export async function asRequest<Result>(
   authenticator: pg.Pool,
   claims: Identity["claims"],
   work: (client: pg.PoolClient) => Promise<Result>,
+  options: { readsLog?: boolean } = {},
 ): Promise<Result> {
+  const identity: Identity = { claims, origin: { ipAddress: "192.0.2.1", userAgent: "test" } };
+  if (options.readsLog && claims) {
+    const recorded = recordAuditRead(authenticator, identity, "audit_log.read", "a test");
+    const auditRead = await recorded.catch(() => undefined);
+    if (auditRead !== undefined) identity.auditRead = auditRead;
+  }
   const client = await authenticator.connect();
   try {
     await client.query("begin");
-    await client.query(beginRequest({ claims, origin: { ipAddress: "192.0.2.1", userAgent: "test" } }));
+    await client.query(beginRequest(identity));
     return await work(client);
   } finally {
     await client.query("rollback");

@@ -1,4 +1,6 @@
 import type { Logger } from "pino";
+import { join } from "node:path";
+import { ensureAuditKey } from "../../src/audit/keys.ts";
 import type { KeyRing } from "../../src/crypto/keyRing.ts";
 import { startWorker, type Worker } from "../../src/worker/runner.ts";
 import type { Connector } from "../../tasks/connectors/connector.ts";
@@ -21,6 +23,7 @@ export async function startTestWorker(
 ): Promise<Worker & { mailbox: Mailbox }> {
   const mailbox = options.mailbox ?? (await makeMailbox());
   const publicFetch = simulatorFetch(options.simulatorUrl);
+  await ensureAuditKey(database.owner, options.keyRing ?? testKeyRing);
   const worker = await startWorker({
     workerPool: database.worker,
     concurrency: options.concurrency ?? 2,
@@ -29,6 +32,7 @@ export async function startTestWorker(
     keyRing: options.keyRing ?? testKeyRing,
     simulatorUrl: options.simulatorUrl,
     fetch: options.fetch ?? publicFetch.fetch,
+    anchorDir: join(mailbox.folder, "..", "audit-anchors"),
     mail: mailbox.transport,
     frontendUrl: undefined,
   });

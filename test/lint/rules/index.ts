@@ -1,3 +1,4 @@
+import { auditIsGuarded } from "./auditIsGuarded.ts";
 import { definersAreListed } from "./definersAreListed.ts";
 import { grantsMatchContract } from "./grantsMatchContract.ts";
 import { noRestrictivePolicy } from "./noRestrictivePolicy.ts";
@@ -9,6 +10,7 @@ import { requestsHaveFewRights } from "./requestsHaveFewRights.ts";
 import { rolesStaySmall } from "./rolesStaySmall.ts";
 import { rowSecurityForced } from "./rowSecurityForced.ts";
 import { settingsAreNotConstant } from "./settingsAreNotConstant.ts";
+import { tenantTablesAreAudited } from "./tenantTablesAreAudited.ts";
 import { viewsAskAsCaller } from "./viewsAskAsCaller.ts";
 import { volatilityIsStated } from "./volatilityIsStated.ts";
 
@@ -26,6 +28,9 @@ export const rules = {
   nothingForPublic,
   requestsHaveFewRights,
   rolesStaySmall,
+  // Audit
+  tenantTablesAreAudited,
+  auditIsGuarded,
   // Functions
   definersAreListed,
   volatilityIsStated,
