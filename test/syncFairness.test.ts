@@ -214,7 +214,9 @@ it("heeds what a page says of limits, although it was a good one", async () => {
   const { rows } = await database.owner.query(
     "select scope, reason from app_private.provider_limits where scope like 'app:app:%'",
   );
-  expect(rows).toEqual([{ scope: expect.stringMatching(/^app:app:[0-9a-f]{16}$/), reason: "95 % are used." }]);
+  expect(rows).toEqual([
+    { scope: expect.stringMatching(/^app:app:[0-9a-f]{16}$/), reason: "95 % are used." },
+  ]);
 });
 
 it(`syncs ${MANY} integrations that are due at once, none of them twice`, async () => {
