@@ -20,6 +20,8 @@ const groupByProperties = [
   "adSetId",
   "campaignId",
   "campaignName",
+  "adSetName",
+  "adName",
   "cardBrand",
   "channel",
   "country",

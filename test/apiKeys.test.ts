@@ -130,7 +130,7 @@ it("takes the tenant from the key alone, and records the key as the actor", asyn
   );
   expect(own.data.syncIntegration.integration.syncStatus).toBe("queued");
   const { rows } = await database.owner.query(
-    "select actor_kind, actor_id, actor_name, user_id from audit_logs where action = 'integration.updated'",
+    "select actor_kind, actor_id, actor_name, user_id from audit_logs where action = 'integration.updated' and changes -> 'after' ? 'sync_status'",
   );
   expect(rows).toEqual([{ actor_kind: "api_key", actor_id: id, actor_name: "Till", user_id: null }]);
 });

@@ -232,6 +232,8 @@ it("waits as long as the provider asks, and spends no attempt on it", async () =
 });
 
 it("hands the rest on when its worker is stopped, and goes on at once with the next", async () => {
+  // Of the test before.
+  await database.owner.query("delete from app_private.provider_limits");
   await simulate({ latencyMs: 100, orders: 1500 });
   await work();
   await requestSync();

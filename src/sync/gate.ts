@@ -1,8 +1,17 @@
+import { createHash } from "node:crypto";
 import type pg from "pg";
 import { z } from "zod";
 import type { Pause } from "../../tasks/connectors/connector.ts";
 
 const paused = z.tuple([z.object({ milliseconds: z.coerce.number().nullable() })]);
+
+/** By which name a limit is known to all workers: see `Connector.appSecret`. */
+export const limitKey =
+  (tenantId: string, appSecret: string | undefined) =>
+  (scope: string): string =>
+    scope.startsWith("app:") && appSecret !== undefined
+      ? `${scope}:${createHash("sha256").update(appSecret).digest("hex").slice(0, 16)}`
+      : `${tenantId}:${scope}`;
 
 export type Gate = ReturnType<typeof makeGate>;
 
@@ -10,13 +19,17 @@ export type Gate = ReturnType<typeof makeGate>;
  * A run's way to its provider: counts calls, and makes none while the provider, or another worker that heard it from the
  * provider, says to wait.
  */
-export function makeGate(pool: pg.Pool, fetch: typeof globalThis.fetch, provider: string, scopes: string[]) {
+export function makeGate(
+  pool: pg.Pool,
+  fetch: typeof globalThis.fetch,
+  { provider, scopes, keyOf }: { provider: string; scopes: string[]; keyOf: (scope: string) => string },
+) {
   let calls = 0;
   let refusedMs: number | undefined;
   const pauseMs = async () => {
     const { rows } = await pool.query("select app_hidden.provider_pause($1, $2) as milliseconds", [
       provider,
-      scopes,
+      scopes.map(keyOf),
     ]);
     return paused.parse(rows)[0].milliseconds ?? undefined;
   };
@@ -42,7 +55,7 @@ export function makeGate(pool: pg.Pool, fetch: typeof globalThis.fetch, provider
       const within = scope !== undefined && scopes.includes(scope) ? [scope] : scopes;
       await pool.query("select app_hidden.pause_provider($1, $2, $3, $4)", [
         provider,
-        within,
+        within.map(keyOf),
         Math.ceil(milliseconds),
         reason,
       ]);

@@ -5,7 +5,7 @@ import type { TaskServices } from "../../tasks/index.ts";
 import { makeFiles } from "../uploads/files.ts";
 import { readCredentials, saveRefreshed } from "./credentials.ts";
 import { failureOf, misfit, SyncError } from "./failures.ts";
-import { type Gate, makeGate } from "./gate.ts";
+import { type Gate, limitKey, makeGate } from "./gate.ts";
 import { pullPages, sweep } from "./pages.ts";
 import { makeRedact } from "./redact.ts";
 import { type Begun, isRefusal, type Run } from "./run.ts";
@@ -87,15 +87,18 @@ function readConfig({ connector, begun }: Work): unknown {
   throw new SyncError("invalid_configuration", `The settings do not fit: ${misfit(config.error)}.`);
 }
 
-const gateFor = ({ services, connector, begun }: Work, config: unknown, credentials: unknown): Gate => {
+const gateFor = (
+  { services, connector, begun, tenantId }: Work,
+  config: unknown,
+  credentials: unknown,
+): Gate => {
   const scopes = connector.limits?.(config, credentials) ?? [];
   // Without limits of its own, at least the streams of one integration hear of each other.
-  return makeGate(
-    services.pool,
-    services.fetch,
-    begun.provider,
-    scopes.length > 0 ? scopes : [`integration:${begun.integration_id}`],
-  );
+  return makeGate(services.pool, services.fetch, {
+    provider: begun.provider,
+    scopes: scopes.length > 0 ? scopes : [`integration:${begun.integration_id}`],
+    keyOf: limitKey(tenantId, connector.appSecret?.(credentials)),
+  });
 };
 
 /** New credentials, saved; undefined while those at hand last; or who else is at it. */

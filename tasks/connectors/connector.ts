@@ -144,6 +144,11 @@ export type Connector<Config = unknown, Credentials = unknown> = {
    */
   limits?(config: Config, credentials: Credentials): string[];
   /**
+   * Limits whose names begin with `app:` are shared by all tenants who know the app's secret; all others are a tenant's
+   * own. Otherwise whoever names another's app or account could bring that one's syncs to a stop.
+   */
+  appSecret?(credentials: Credentials): string;
+  /**
    * New credentials when those at hand are about to end, or when the provider refused them with `refused`; undefined while they
    * last, and where others would fare no better. One caller at a time.
    */

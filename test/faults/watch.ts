@@ -57,9 +57,11 @@ export function startWatch({ owner }: TestDatabase) {
   }
   async function passTime(waiting: Seen[]) {
     // Those of others stay, until they have been seen to wait.
-    await owner.query("delete from app_private.provider_limits where scope = any ($1)", [
-      waiting.flatMap(({ id }) => limits.get(id) ?? []),
-    ]);
+    await owner.query(
+      `delete from app_private.provider_limits l
+        where exists (select from unnest($1::text[]) s where l.scope like '%:' || s or l.scope like s || ':%')`,
+      [waiting.flatMap(({ id }) => limits.get(id) ?? [])],
+    );
     await owner.query(
       `update graphile_worker._private_jobs j set run_at = now()
          from (select id from graphile_worker._private_jobs

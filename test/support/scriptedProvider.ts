@@ -133,6 +133,8 @@ export async function startScriptedProvider(streams: readonly string[] = ["order
     hosts: { production: "https://provider.invalid" },
     streams: Object.fromEntries(streams.map((name) => [name, streamOf(name)])),
     test: async () => ({ account: "Scripted" }),
+    // Whoever has a token of "c" only says that the app is theirs.
+    appSecret: ({ token }) => (token === "token-c" ? "another" : "scripted"),
     limits: ({ app }, { token }) => [`app:${app}`, `account:${token}`],
     async refresh(call) {
       if (!script.refresh) return undefined;

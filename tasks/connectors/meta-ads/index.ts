@@ -15,6 +15,7 @@ export const metaAds = defineConnector({
   credentials: metaCredentials,
   hosts: metaHosts,
   limits: metaLimits,
+  appSecret: ({ appSecret }) => appSecret,
   test: testMeta,
   webhooks: metaWebhooks,
   streams: {
