@@ -1,5 +1,5 @@
-import type { Logger } from "pino";
 import { join } from "node:path";
+import type { Logger } from "pino";
 import { ensureAuditKey } from "../../src/audit/keys.ts";
 import type { KeyRing } from "../../src/crypto/keyRing.ts";
 import { startWorker, type Worker } from "../../src/worker/runner.ts";

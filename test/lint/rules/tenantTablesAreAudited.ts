@@ -23,7 +23,8 @@ const UNRECORDED: Record<string, string> = {
   "app_private.upload_chunks": "Their bytes.",
   "app_private.webhook_deliveries": "What a provider sent; the events are recorded.",
   "app_private.retired_credentials": "Credentials that were replaced, which is recorded.",
-  "app_private.tenant_deletions": "How far a deletion has come; the operator's log has its beginning and end.",
+  "app_private.tenant_deletions":
+    "How far a deletion has come; the operator's log has its beginning and end.",
 };
 const unrecorded = Object.keys(UNRECORDED)
   .map((name) => `('${name}')`)
