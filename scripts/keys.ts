@@ -35,7 +35,7 @@ await runProgram(
     if (command === "check") {
       const { problems, ...counts } = await checkKeys(owner, keyRing, { signal });
       say(
-        `Tried: data keys ${counts.tenantKeys}, credentials ${counts.credentials}, replaced credentials ${counts.replacedCredentials}, token keys ${counts.tokenKeys}.`,
+        `Tried: data keys ${counts.tenantKeys}, credentials ${counts.credentials}, replaced credentials ${counts.replacedCredentials}, token keys ${counts.tokenKeys}, audit keys ${counts.auditKeys}.`,
       );
       return end(problems, "All of them open.", say);
     }
@@ -63,7 +63,7 @@ await runProgram(
     if (!done.finished) return interrupted();
     end(
       done.problems,
-      `Key "${keyRing.current}" wraps everything; rewrapped: data keys ${done.tenantKeys}, token keys ${done.tokenKeys}. The others may leave ENCRYPTION_KEYS once every instance has "${keyRing.current}" in the first place; older backups need them still.`,
+      `Key "${keyRing.current}" wraps everything; rewrapped: data keys ${done.tenantKeys}, token keys ${done.tokenKeys}, audit keys ${done.auditKeys}. The others may leave ENCRYPTION_KEYS once every instance has "${keyRing.current}" in the first place; older backups need them still.`,
       say,
     );
   },

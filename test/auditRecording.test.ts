@@ -99,13 +99,18 @@ describe("words", () => {
   });
 
   it("names the credentials that a job opens", async () => {
-    await withTenant(database.worker, acme.id, "sync_integration", (client) =>
-      client.query("select app_hidden.begin_sync($1, $2, uuidv7())", [acme.id, acme.integrationId]),
+    const { rows } = await database.owner.query(
+      `with s as (insert into integration_streams (tenant_id, integration_id, name) values ($1, $2, 'orders') returning id)
+       insert into integration_runs (tenant_id, integration_id, stream_id, trigger) select $1, $2, id, 'manual' from s returning id`,
+      [acme.id, acme.integrationId],
+    );
+    await withTenant(database.worker, acme.id, "sync_stream", (client) =>
+      client.query("select app_hidden.begin_run($1, $2, uuidv7())", [acme.id, rows[0].id]),
     );
     expect(await log("integration.credentials_used")).toEqual([
       expect.objectContaining({
         actor_kind: "job",
-        actor_name: "sync_integration",
+        actor_name: "sync_stream",
         resource_id: acme.integrationId,
       }),
     ]);

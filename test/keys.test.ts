@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
+import { ensureAuditKey } from "../src/audit/keys.ts";
 import { ensureTokenKey } from "../src/auth/tokenKeyRotation.ts";
 import { openTokenKeys } from "../src/auth/tokenKeys.ts";
 import { checkKeys } from "../src/crypto/check.ts";
@@ -267,17 +268,25 @@ it("leaves what does not open where it is, names it, and rotates the rest", asyn
 
 it("rewraps every key, so that the old key-encryption key can go, and signs nobody out", async () => {
   await ensureTokenKey(database.owner, ring);
+  await ensureAuditKey(database.owner, ring);
   const both = makeKeyRing([young, old]);
   const alone = makeKeyRing([young]);
-  expect((await check(alone)).problems).toHaveLength(5);
+  expect((await check(alone)).problems).toHaveLength(6);
   expect(await rewrapKeys(database.owner, both, { batch: 1 })).toEqual({
     tenantKeys: 2,
     tokenKeys: 1,
+    auditKeys: 1,
     problems: [],
     finished: true,
   });
   expect(await rewrapKeys(database.owner, both)).toMatchObject({ tenantKeys: 0, tokenKeys: 0 });
-  expect(await check(alone)).toMatchObject({ tenantKeys: 2, credentials: 2, tokenKeys: 1, problems: [] });
+  expect(await check(alone)).toMatchObject({
+    tenantKeys: 2,
+    credentials: 2,
+    tokenKeys: 1,
+    auditKeys: 1,
+    problems: [],
+  });
   expect(await open(acme, alone)).toBe(`${SECRET} of ${acme.slug}`);
   const store = await openTokenKeys({ pool: database.authenticator, keyRing: alone, log: silent });
   expect(store.signer().kid).toBeTruthy();
@@ -286,7 +295,7 @@ it("rewraps every key, so that the old key-encryption key can go, and signs nobo
     "select l.changes, l.resource_id from audit_logs l join tenants t on t.id = l.tenant_id where t.slug = 'platform' and l.action = 'key.rewrapped'",
     [],
   );
-  expect(audit).toEqual([{ changes: { tenantKeys: 2, tokenKeys: 1 }, resource_id: "young" }]);
+  expect(audit).toEqual([{ changes: { tenantKeys: 2, tokenKeys: 1, auditKeys: 1 }, resource_id: "young" }]);
 });
 
 it("rewraps what it can, and names the keys whose key-encryption key is missing", async () => {
@@ -319,6 +328,7 @@ it("knows every place of ciphertexts and wrapped keys, and of what refers to dat
     [],
   );
   expect(columns.map(({ place, name }) => `${place}.${name}`)).toEqual([
+    "app_private.audit_keys.wrapped_private_key",
     ...SEALED_TABLES.map((table) => `app_private.${table}.ciphertext`),
     "app_private.tenant_keys.wrapped_key",
     "app_private.token_keys.wrapped_private_key",

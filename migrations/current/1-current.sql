@@ -151,4 +151,5 @@ comment on table app_private.audit_sealing is 'How far sealing has come: transac
 --!include policies/audit_seals.sql
 --!include triggers/audit.sql
 --!include triggers/audit_guard.sql
+--!include functions/integration_credentials.sql
 --!include triggers/sync.sql

@@ -9,6 +9,7 @@ export type Check = {
   credentials: number;
   replacedCredentials: number;
   tokenKeys: number;
+  auditKeys: number;
   problems: string[];
 };
 
@@ -24,6 +25,7 @@ const tokenKey = z.object({
   kek_id: z.string(),
   wrapped_private_key: z.instanceof(Buffer),
 });
+const auditKey = tokenKey.omit({ kid: true }).extend({ key_id: z.string() });
 const NIL = "00000000-0000-0000-0000-000000000000";
 
 /** Opens every key and every ciphertext there is, and keeps none. */
@@ -32,7 +34,14 @@ export async function checkKeys(
   keyRing: Pick<KeyRing, "unwrap">,
   { signal, batch = 500 }: KeyWork = {},
 ): Promise<Check> {
-  const check: Check = { tenantKeys: 0, credentials: 0, replacedCredentials: 0, tokenKeys: 0, problems: [] };
+  const check: Check = {
+    tenantKeys: 0,
+    credentials: 0,
+    replacedCredentials: 0,
+    tokenKeys: 0,
+    auditKeys: 0,
+    problems: [],
+  };
   const trying = (open: () => unknown, say: (error: unknown) => string) => {
     try {
       open();
@@ -88,6 +97,16 @@ export async function checkKeys(
     trying(
       () => keyRing.unwrap(wrapped_private_key, kek_id, { tokenKey: kid }),
       (error) => `token key ${kid}: ${reasonOf(error)}`,
+    );
+  }
+  const seals = await owner.query(
+    "select key_id, kek_id, wrapped_private_key from app_private.audit_keys where wrapped_private_key is not null order by key_id",
+  );
+  for (const { key_id, kek_id, wrapped_private_key } of auditKey.array().parse(seals.rows)) {
+    check.auditKeys++;
+    trying(
+      () => keyRing.unwrap(wrapped_private_key, kek_id, { auditKey: key_id }),
+      (error) => `audit key ${key_id}: ${reasonOf(error)}`,
     );
   }
   return check;

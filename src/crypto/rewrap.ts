@@ -4,7 +4,13 @@ import { withTransaction } from "../db/pools.ts";
 import type { KeyPlace, KeyRing } from "./keyRing.ts";
 import { type KeyWork, reasonOf, withKeysLocked } from "./keyWork.ts";
 
-export type Rewrap = { tenantKeys: number; tokenKeys: number; problems: string[]; finished: boolean };
+export type Rewrap = {
+  tenantKeys: number;
+  tokenKeys: number;
+  auditKeys: number;
+  problems: string[];
+  finished: boolean;
+};
 
 const wrappedKey = z.object({
   id: z.string(),
@@ -14,7 +20,7 @@ const wrappedKey = z.object({
 });
 const counted = z.tuple([z.object({ count: z.number() })]);
 
-/** Both kinds of keys that the ring wraps. */
+/** What the ring wraps. Of the keys of seals, only those that still sign have a private one. */
 const KINDS = {
   tenantKeys: {
     table: "app_private.tenant_keys",
@@ -37,6 +43,16 @@ const KINDS = {
     place: (id: string): KeyPlace => ({ tokenKey: id }),
     name: (id: string) => `token key ${id}`,
   },
+  auditKeys: {
+    table: "app_private.audit_keys",
+    row: "key_id as id, 0 as version, kek_id, wrapped_private_key as wrapped",
+    order: "key_id",
+    after: "wrapped_private_key is not null and (key_id, 0) > ($2, $3::integer)",
+    set: "wrapped_private_key",
+    where: "key_id = $1 and $2 = 0",
+    place: (id: string): KeyPlace => ({ auditKey: id }),
+    name: (id: string) => `audit key ${id}`,
+  },
 } as const;
 
 /** Wraps every key with the ring's current one, so that the others can leave the ring. What is sealed stays as it is. */
@@ -46,14 +62,15 @@ export const rewrapKeys = (
   { signal, onProgress, batch = 100 }: KeyWork = {},
 ): Promise<Rewrap> =>
   withKeysLocked(owner, async () => {
-    const done: Rewrap = { tenantKeys: 0, tokenKeys: 0, problems: [], finished: false };
+    const done: Rewrap = { tenantKeys: 0, tokenKeys: 0, auditKeys: 0, problems: [], finished: false };
     const { rows } = await owner.query(
       `select ((select count(*) from app_private.tenant_keys where kek_id <> $1)
-             + (select count(*) from app_private.token_keys where kek_id <> $1))::integer as count`,
+             + (select count(*) from app_private.token_keys where kek_id <> $1)
+             + (select count(*) from app_private.audit_keys where kek_id <> $1))::integer as count`,
       [keyRing.current],
     );
     const total = counted.parse(rows)[0].count;
-    for (const kind of ["tenantKeys", "tokenKeys"] as const) {
+    for (const kind of ["tenantKeys", "tokenKeys", "auditKeys"] as const) {
       let after = { id: "", version: 0 };
       for (let full = true; full; ) {
         if (signal?.aborted) return done;
@@ -61,14 +78,15 @@ export const rewrapKeys = (
         done[kind] += count;
         after = last ?? after;
         full = last !== undefined;
-        onProgress?.(done.tenantKeys + done.tokenKeys, total, "");
+        onProgress?.(done.tenantKeys + done.tokenKeys + done.auditKeys, total, "");
       }
     }
-    if (done.tenantKeys + done.tokenKeys > 0)
+    const { tenantKeys, tokenKeys, auditKeys } = done;
+    if (tenantKeys + tokenKeys + auditKeys > 0)
       await owner.query(
         `select app_private.write_audit(t.id, 'key.rewrapped', 'encryption_key', $1, $2)
            from public.tenants t where t.slug = 'platform'`,
-        [keyRing.current, JSON.stringify({ tenantKeys: done.tenantKeys, tokenKeys: done.tokenKeys })],
+        [keyRing.current, JSON.stringify({ tenantKeys, tokenKeys, auditKeys })],
       );
     return { ...done, finished: true };
   });
