@@ -3,7 +3,7 @@ import { parseArgs } from "node:util";
 import { pino } from "pino";
 import { rotateAuditKey } from "../src/audit/keys.ts";
 import { loadConfig, UserError } from "../src/config.ts";
-import { keyRingOf } from "../src/crypto/keyRing.ts";
+import { loadKeyRing } from "../src/crypto/loadKeyRing.ts";
 import { openDatabase } from "../src/db/database.ts";
 import { assertMigrated } from "../src/db/migrate.ts";
 import { withOwnerPool } from "../src/db/pools.ts";
@@ -18,8 +18,7 @@ await runProgram(
   async (onStop, say) => {
     const { unendorsed } = parse();
     const config = loadConfig();
-    const secrets = await loadSecrets(resolve(config.DATA_DIR), { create: false });
-    const keyRing = keyRingOf(config.ENCRYPTION_KEYS, secrets.encryptionKeys);
+    const keyRing = await loadKeyRing(config, () => loadSecrets(resolve(config.DATA_DIR), { create: false }));
     const database = await openDatabase(config, { purpose: "npm run audit:rotate", join: true });
     onStop(() => database.close());
     await assertMigrated(database.urls.owner);
