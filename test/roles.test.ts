@@ -95,9 +95,12 @@ it("refuses the authenticator every table until it has taken a role", async () =
 });
 
 const CONSTRAINT = "user_passwords_tenant_id_user_id_fkey";
+// The tenant must exist: the planted row is recorded in its log.
 const PLANT = `
   alter table app_private.user_passwords drop constraint ${CONSTRAINT};
-  insert into app_private.user_passwords (tenant_id, user_id, password_hash) values (uuidv7(), uuidv7(), '$argon2id$of nobody')`;
+  with home as (insert into public.tenants (name, slug) values ('Planted', 'planted') returning id)
+  insert into app_private.user_passwords (tenant_id, user_id, password_hash)
+  select id, uuidv7(), '$argon2id$of nobody' from home`;
 const CONSTRAIN = `
   alter table app_private.user_passwords add constraint ${CONSTRAINT}
     foreign key (tenant_id, user_id) references public.users (tenant_id, id) on delete cascade`;
