@@ -22,7 +22,7 @@ await runProgram(
     const config = loadConfig();
     const password = process.stdin.isTTY ? await ask() : await firstLine(signal);
     try {
-      assertAcceptable(
+      await assertAcceptable(
         password,
         [email, firstName, lastName, "platform"].filter((word) => word !== undefined),
       );

@@ -24,7 +24,7 @@ await runProgram(
   async (onStop, say, signal) => {
     const options = parse();
     const config = loadConfig();
-    const password = options.passwordStdin ? acceptable(await firstLine(signal), options) : undefined;
+    const password = options.passwordStdin ? await acceptable(await firstLine(signal), options) : undefined;
     const database = await openDatabase(config, {
       purpose: `npm run analyst:${options.command}`,
       join: true,
@@ -93,11 +93,11 @@ function urlOf(ownerUrl: string, login: string, password: string | undefined): s
   return url.href;
 }
 
-function acceptable(password: string, { tenant, name }: { tenant: string; name: string }): string {
+async function acceptable(password: string, { tenant, name }: { tenant: string; name: string }) {
   if (!/^[\x20-\x7e]*$/.test(password))
     throw new UserError("The password may have ASCII characters only: not all clients write others alike.");
   try {
-    assertAcceptable(password, [tenant, name]);
+    await assertAcceptable(password, [tenant, name]);
   } catch (error) {
     throw error instanceof ApiError ? new UserError(error.message) : error;
   }

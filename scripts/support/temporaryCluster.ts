@@ -17,7 +17,9 @@ export type TemporaryCluster = Pick<Cluster, "port"> & {
 };
 
 /** A PostgreSQL of its own, without roles or databases of ours, for a script or a test. */
-export async function startTemporaryCluster(): Promise<TemporaryCluster> {
+export async function startTemporaryCluster(
+  settings: Record<string, string> = {},
+): Promise<TemporaryCluster> {
   const dataDir = await mkdtemp(join(tmpdir(), "erp-temporary-"));
   const erase = () => rm(dataDir, { recursive: true, force: true });
   try {
@@ -26,7 +28,13 @@ export async function startTemporaryCluster(): Promise<TemporaryCluster> {
       port: 0,
       superuserPassword: SUPERUSER_PASSWORD,
       // Nothing here outlives a crash of the machine.
-      settings: { fsync: "off", synchronous_commit: "off", full_page_writes: "off", max_connections: "200" },
+      settings: {
+        fsync: "off",
+        synchronous_commit: "off",
+        full_page_writes: "off",
+        max_connections: "200",
+        ...settings,
+      },
     });
     return {
       port: cluster.port,

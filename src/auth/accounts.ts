@@ -75,7 +75,7 @@ export function makeAccountService(pool: pg.Pool, sessions: Pick<SessionService,
     ]);
     const who = found.parse(rows[0]);
     const about = [who.email, who.first_name, who.last_name, who.tenant_name, who.tenant_slug, ...names];
-    assertAcceptable(
+    await assertAcceptable(
       password,
       about.filter((word) => word != null),
     );
@@ -137,7 +137,7 @@ export function makeAccountService(pool: pg.Pool, sessions: Pick<SessionService,
     },
     async changePassword({ currentPassword, newPassword }, identity) {
       const own = await checkOwn(identity, currentPassword);
-      assertAcceptable(newPassword, own.about);
+      await assertAcceptable(newPassword, own.about);
       await call(identity, "select app_hidden.change_password($1, $2, $3)", [
         identity.claims?.tenant_id,
         own.password_hash,

@@ -1,28 +1,37 @@
-import { ZxcvbnFactory } from "@zxcvbn-ts/core";
-import * as common from "@zxcvbn-ts/language-common";
-import * as english from "@zxcvbn-ts/language-en";
+import type { ZxcvbnFactory } from "@zxcvbn-ts/core";
 
 /** The estimate's cost grows with the square of the length; what follows the first 100 characters does not make up for them. */
 const EXAMINED = 100;
 
-let estimator: ZxcvbnFactory | undefined;
+let estimator: Promise<ZxcvbnFactory> | undefined;
 
-/**
- * How hard a password is to guess: 0 (at once) to 4, with advice when it is easy. The least of how it is, without what only
- * separates, and with what is known as one letter each: to the estimate, a separator is as hard to guess as any character.
- * @param about words that count as known; so do their parts
- */
-export function estimateStrength(
-  password: string,
-  about: readonly string[],
-): { grade: number; advice: string } {
-  estimator ??= new ZxcvbnFactory({
+/** Unpacking the dictionaries takes a quarter of a second of CPU: most programs never check a password. */
+async function loadEstimator(): Promise<ZxcvbnFactory> {
+  const [{ ZxcvbnFactory }, common, english] = await Promise.all([
+    import("@zxcvbn-ts/core"),
+    import("@zxcvbn-ts/language-common"),
+    import("@zxcvbn-ts/language-en"),
+  ]);
+  return new ZxcvbnFactory({
     dictionary: { ...common.dictionary, ...english.dictionary },
     graphs: common.adjacencyGraphs,
     translations: english.translations,
     // Each is a search of its own: with the default of 100, a random password of 100 characters takes 1.2 s of CPU.
     l33tMaxSubstitutions: 8,
   });
+}
+
+/**
+ * How hard a password is to guess: 0 (at once) to 4, with advice when it is easy. The least of how it is, without what only
+ * separates, and with what is known as one letter each: to the estimate, a separator is as hard to guess as any character.
+ * @param about words that count as known; so do their parts
+ */
+export async function estimateStrength(
+  password: string,
+  about: readonly string[],
+): Promise<{ grade: number; advice: string }> {
+  estimator ??= loadEstimator();
+  const loaded = await estimator;
   const parts = about.map((text) => text.split(/[^\p{L}\p{N}]+/u));
   const joined = ["", "-", "_", ".", " "].flatMap((separator) => parts.map((words) => words.join(separator)));
   const known = [...about, ...parts.flat(), ...joined].filter((word) => word.length > 2);
@@ -34,7 +43,7 @@ export function estimateStrength(
   let grade = 4;
   let advice = "";
   for (const form of forms) {
-    const { score, feedback } = estimator.check(form, known);
+    const { score, feedback } = loaded.check(form, known);
     grade = Math.min(grade, score);
     advice ||= [feedback.warning, ...feedback.suggestions].filter(Boolean).join(" ");
   }

@@ -48,11 +48,11 @@ export function needsRehash(passwordHash: string): boolean {
  * INVALID_INPUT with the reason "password_length", "password_characters" or "weak_password".
  * @param about what a guesser would try first: e-mail, names, the tenant
  */
-export function assertAcceptable(password: string, about: readonly string[]): void {
+export async function assertAcceptable(password: string, about: readonly string[]): Promise<void> {
   const text = wellFormed(password);
   const { length } = [...text];
   if (length < MIN_LENGTH || length > MAX_LENGTH) throw refusal("password_length");
-  const { grade, advice } = estimateStrength(text, about);
+  const { grade, advice } = await estimateStrength(text, about);
   if (grade < MIN_STRENGTH)
     throw new ApiError("INVALID_INPUT", `This password is easy to guess. ${advice}`.trim(), {
       reason: "weak_password",

@@ -25,7 +25,9 @@ export type TestDatabase = {
 export async function createTestDatabase(): Promise<TestDatabase> {
   const name = `t_${randomUUID().slice(0, 8)}`;
   const { root } = testCluster();
-  await withClient(root, (client) => client.query(`create database ${name} template ${TEMPLATE}`));
+  await withClient(root, (client) =>
+    client.query(`create database ${name} template ${TEMPLATE} strategy file_copy`),
+  );
   const urls = urlsOf(name);
   // A database's own grants are not cloned.
   const rolesSql = await readFile(paths.rolesSql, "utf8");

@@ -19,7 +19,7 @@ declare global {
  */
 export default async function globalSetup() {
   await makeRunFolder();
-  const cluster = await startTemporaryCluster();
+  const cluster = await startTemporaryCluster({ shared_buffers: "128MB" });
   globalThis.erpTestCluster = cluster;
   const urls = await makeMigratedDatabase(cluster, TEMPLATE);
   // Tests write events of fixed days, which some day are older than any plan keeps.
