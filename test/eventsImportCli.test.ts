@@ -64,7 +64,7 @@ const PROGRESS = /% \| [\d,]+ events \| [\d,]+\/s \| \d+ s left \| [\d,]+ reject
 it.each<[format: string, count: number, interruptions: [NodeJS.Signals, number | null][]]>([
   [
     "csv",
-    200_000,
+    100_000,
     [
       ["SIGINT", 130],
       ["SIGKILL", null],

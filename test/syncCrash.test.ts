@@ -11,6 +11,7 @@ import { makeKeyRing } from "../src/crypto/keyRing.ts";
 import { paths } from "../src/paths.ts";
 import { startSquareSimulator } from "./simulators/square.ts";
 import { createTestDatabase } from "./support/database.ts";
+import { passAMinute } from "./support/passAMinute.ts";
 import { connect, watchSyncs } from "./support/syncs.ts";
 import { createTenant } from "./support/tenants.ts";
 import { until } from "./support/until.ts";
@@ -81,13 +82,7 @@ it(
         // Anywhere between two steps: a call, a page, a lease.
         await wait(randomInt(150));
         await kill(doomed);
-        // What a minute brings about: the lease is over, and the job is freed.
-        await database.owner.query(
-          "update app_private.sync_leases set expires_at = now() - interval '1 second'",
-        );
-        await database.owner.query(
-          "select graphile_worker.force_unlock_workers(array_agg(distinct locked_by)) from graphile_worker.jobs where locked_by is not null",
-        );
+        await passAMinute(database.owner);
       }
       start();
       await until(pages, ({ over }) => over === true, 120_000);
