@@ -42,6 +42,8 @@ async function startAll() {
   await new Promise((closed) => listener.close(closed));
 
   let server: ChildProcess;
+  let isStopping = false;
+  /** And again when it ends, as whoever runs a service does: a start fails while PostgreSQL is away. */
   const startServer = () => {
     server = spawn(process.execPath, ["--import", "./scripts/runtime.mjs", "src/main.ts"], {
       cwd: paths.root,
@@ -56,11 +58,12 @@ async function startAll() {
         LOG_LEVEL: "silent",
       }),
     });
+    server.once("exit", () => {
+      if (!isStopping) startServer();
+    });
   };
   startServer();
   const killServer = async () => {
-    // It may have died of the crash before: then there is no exit to wait for.
-    if (server.exitCode !== null || server.signalCode !== null) return;
     const ended = once(server, "exit");
     server.kill("SIGKILL");
     await ended;
@@ -68,10 +71,7 @@ async function startAll() {
   return {
     url: `http://127.0.0.1:${httpPort}`,
     owner: () => url("erp_user"),
-    async crashServer() {
-      await killServer();
-      startServer();
-    },
+    crashServer: killServer,
     /** One backend dies: PostgreSQL ends them all, and recovers. */
     async crashBackend() {
       const { rows } = await withClient(url("postgres"), (client) =>
@@ -91,6 +91,7 @@ async function startAll() {
       cluster = await startPostgres(port);
     },
     async stop() {
+      isStopping = true;
       await killServer();
       await cluster.stop();
       await rm(folder, { recursive: true });

@@ -126,6 +126,15 @@ it("says 503 when others hold its events longer than the lock timeout", async ()
   expect((await post([event("1", { value: 1 })])).answer.updated).toBe(1);
 });
 
+it("says 503 when it is about to end, and has let its connections go", async () => {
+  const pool = makePool(database.urls.authenticator, { name: "ending", max: 1, log: silent });
+  const ending = await startApi({ ...database, authenticator: pool });
+  await pool.end();
+  const { status, retryAfter } = await post([event("o1")], ending);
+  expect([status, Number(retryAfter) > 0]).toEqual([503, true]);
+  await ending.close();
+});
+
 it("says 503 when there is no connection free, and writes nothing", async () => {
   const client = await poorPool.connect();
   const { status, retryAfter } = await post([event("1")], poor);
