@@ -64,7 +64,7 @@ const PROGRESS = /% \| [\d,]+ events \| [\d,]+\/s \| \d+ s left \| [\d,]+ reject
 it.each<[format: string, count: number, interruptions: [NodeJS.Signals, number | null][]]>([
   [
     "csv",
-    100_000,
+    60_000,
     [
       ["SIGINT", 130],
       ["SIGKILL", null],
@@ -72,7 +72,7 @@ it.each<[format: string, count: number, interruptions: [NodeJS.Signals, number |
   ],
   [
     "ndjson",
-    40_000,
+    20_000,
     [
       ["SIGKILL", null],
       ["SIGTERM", 143],

@@ -9,6 +9,7 @@ import type { Worker } from "../src/worker/runner.ts";
 import { startSquareSimulator } from "./simulators/square.ts";
 import { startApi, type TestApi } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+import { passAMinute } from "./support/passAMinute.ts";
 import { secret, secretKey } from "./support/secrets.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
 import { until } from "./support/until.ts";
@@ -196,6 +197,7 @@ it("goes on where it was when its worker is killed in the middle of a page; noth
   await once(doomed, "exit");
   expect((await tally()).order).toBeLessThan(1500);
   expect((await integration()).sync_status).toBe("running");
+  await passAMinute(database.owner);
   start();
   expect(await ended(110_000)).toMatchObject({ sync_status: "succeeded" });
   expect(await tally()).toEqual(expected());

@@ -1,9 +1,12 @@
 import type pg from "pg";
 
-/** What a minute brings about after a worker died: its leases are over, and its jobs are freed. No other worker may run. */
+/** Since all workers died: what they held looks a minute older, so that the next one frees it at once. */
 export async function passAMinute(owner: pg.Pool): Promise<void> {
-  await owner.query("update app_private.sync_leases set expires_at = now() - interval '1 second'");
-  await owner.query(
-    "select graphile_worker.force_unlock_workers(array_agg(distinct locked_by)) from graphile_worker.jobs where locked_by is not null",
-  );
+  for (const [table, column] of [
+    ["app_private.sync_leases", "expires_at"],
+    ["app_private.worker_heartbeats", "beat_at"],
+    ["graphile_worker._private_jobs", "locked_at"],
+    ["graphile_worker._private_job_queues", "locked_at"],
+  ])
+    await owner.query(`update ${table} set ${column} = ${column} - interval '1 minute'`);
 }
