@@ -121,9 +121,8 @@ const notPublic = (hostname: string) =>
 
 /** undici says "fetch failed", and means its cause. */
 function reasonOf(error: unknown): unknown {
-  const cause = error instanceof TypeError && error.cause instanceof Error ? error.cause : error;
-  if (cause instanceof AggregateError && cause.errors[0] instanceof Error) return cause.errors[0];
-  return cause;
+  const cause = error instanceof TypeError && Error.isError(error.cause) ? error.cause : error;
+  return Error.isError(cause) && "errors" in cause && Array.isArray(cause.errors) ? cause.errors[0] : cause;
 }
 
 /** Ends in an error beyond so many bytes. */
