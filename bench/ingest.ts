@@ -233,7 +233,7 @@ async function startServer(owner: pg.Client, tenantId: string) {
 
 async function printSettings(root: pg.Client) {
   const { rows } = await root.query(
-    `select name, setting || coalesce(unit, '') as value from pg_settings
+    `select name, current_setting(name) as value from pg_settings
       where name in ('server_version', 'synchronous_commit', 'fsync', 'full_page_writes', 'shared_buffers', 'max_wal_size', 'wal_level')
       order by name`,
   );
