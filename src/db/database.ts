@@ -2,6 +2,7 @@ import { resolve } from "node:path";
 import { type Config, UserError } from "../config.ts";
 import { type Cluster, findCluster, startCluster } from "../embedded/cluster.ts";
 import { holdDataDir } from "../embedded/dataDirLock.ts";
+import { keepRunning } from "../embedded/keepRunning.ts";
 import { loadSecrets, type Secrets } from "../secrets.ts";
 import { isConnectionFailure } from "./failures.ts";
 import { withClient } from "./pools.ts";
@@ -44,15 +45,12 @@ export async function openDatabase(
     return { urls: urlsFor(secrets, url), embedded: true, close: async () => {} };
   }
   const lock = await holdDataDir(dataDir, options.purpose);
-  let cluster: Cluster | undefined;
+  let cluster: Pick<Cluster, "port" | "stop"> | undefined;
   try {
     const secrets = await loadSecrets(dataDir);
-    cluster = await startCluster({
-      dataDir,
-      port: config.EMBEDDED_PG_PORT,
-      superuserPassword: secrets.superuserPassword,
-      ...(options.say ? { say: options.say } : {}),
-    });
+    const { superuserPassword } = secrets;
+    const settings = { dataDir, superuserPassword, ...(options.say ? { say: options.say } : {}) };
+    cluster = keepRunning(await startCluster({ ...settings, port: config.EMBEDDED_PG_PORT }), settings);
     const { port, stop } = cluster;
     const urls = urlsFor(secrets, (login) => localUrl(port, login));
     await prepareCluster(urls.root, {

@@ -68,6 +68,13 @@ export async function findCluster(dataDir: string): Promise<{ port: number; pid:
   return { port: found.port, pid: found.pid };
 }
 
+/** Whether no postmaster of exactly this DATA_DIR is left; false where it cannot be told. */
+export async function hasEnded(dataDir: string): Promise<boolean> {
+  const folder = await realpath(clusterFolder(dataDir)).catch(() => undefined);
+  const found = folder ? await findPostmaster(folder) : undefined;
+  return found === undefined || found.verdict === "stale";
+}
+
 /** Waits out a server that is still starting or stopping. */
 async function adopt(folder: string, password: string, say: (sentence: string) => void) {
   const told = setTimeout(
