@@ -3,6 +3,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "@jest/globals";
+import { Client } from "pg";
 import { withClient } from "../src/db/pools.ts";
 import { type Cluster, findCluster, startCluster } from "../src/embedded/cluster.ts";
 import { keepRunning } from "../src/embedded/keepRunning.ts";
@@ -56,6 +57,21 @@ it("comes back on its port with what was committed, however often it is killed",
     (times) => times === 2,
   );
 });
+
+it("does not wait for a long statement that nobody waits for any more", async () => {
+  const client = new Client(url());
+  client.on("error", () => {});
+  await client.connect();
+  // Computes, and so does not notice that its server is gone.
+  const long = client.query("select count(*) from generate_series(1, 1e10::bigint)").catch(() => "gone");
+  await until(
+    () => withClient(url(), (other) => other.query("select from pg_stat_activity where query like '%1e10%'")),
+    ({ rowCount }) => rowCount === 2,
+  );
+  await killPostmaster();
+  expect(await until(tables, (found) => found !== "away", 30_000)).toEqual([]);
+  expect(await long).toBe("gone");
+}, 60_000);
 
 it("says so when its port is taken meanwhile, and comes back when that is free", async () => {
   await killPostmaster();

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { clusterFolder, unusable } from "./dataDir.ts";
 import { explain, hasLeftovers, isPortTaken } from "./explain.ts";
 import { freePort } from "./freePort.ts";
-import { findPostmaster, type Postmaster } from "./postmaster.ts";
+import { endLeftovers, findPostmaster, type Postmaster } from "./postmaster.ts";
 import { type RunAs, spawnAs } from "./runAs.ts";
 
 export type Launch = {
@@ -29,8 +29,10 @@ export async function launch(options: Launch): Promise<Postmaster> {
       return outcome;
     }
     if (isPortTaken(outcome)) port = await freePort(wished === 0 ? 0 : port + 1, last);
-    else if (hasLeftovers(outcome) && Date.now() < patience) await sleep(100);
-    else throw explain(outcome, dataDir, logFile);
+    else if (hasLeftovers(outcome) && Date.now() < patience) {
+      await endLeftovers(clusterFolder(dataDir));
+      await sleep(100);
+    } else throw explain(outcome, dataDir, logFile);
   }
 }
 

@@ -2,7 +2,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { errorCode, sameFolder, unusable } from "./dataDir.ts";
-import { lookAt, type Running, workingFolder } from "./processes.ts";
+import { lookAt, type Running, workingFolder, workingIn } from "./processes.ts";
 
 /** What PostgreSQL writes to postmaster.pid; port and status come a moment after the pid. */
 export type PidFile = { pid: number; port: number | undefined; status: string; lines: string[] };
@@ -82,6 +82,15 @@ export async function stopPostmaster({ pid, started }: Postmaster, patience = 20
     while ((await isRunning(pid, started)) && Date.now() < deadline) await sleep(20);
   }
   if (await isRunning(pid, started)) throw new Error(`PostgreSQL (process ${pid}) does not stop`);
+}
+
+/** Asks backends that outlived a killed postmaster, in the middle of a long statement, to give up: nobody waits for it. */
+export async function endLeftovers(folder: string): Promise<void> {
+  for (const pid of await workingIn(folder)) {
+    const running = await lookAt(pid);
+    if (typeof running === "object" && running.args[0]?.startsWith("postgres: "))
+      process.kill(pid, "SIGTERM");
+  }
 }
 
 async function isRunning(pid: number, started: string): Promise<boolean> {

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { readFile, readlink } from "node:fs/promises";
+import { readdir, readFile, readlink } from "node:fs/promises";
 import { basename } from "node:path";
 import { promisify } from "node:util";
 import { errorCode } from "./dataDir.ts";
@@ -58,4 +58,12 @@ export async function workingFolder(pid: number): Promise<string | undefined> {
   } catch {
     return undefined;
   }
+}
+
+/** The processes that work in a folder, as far as we may know; none where there is no /proc. */
+export async function workingIn(folder: string): Promise<number[]> {
+  if (process.platform !== "linux") return [];
+  const pids = (await readdir("/proc")).map(Number).filter((pid) => pid > 1);
+  const folders = await Promise.all(pids.map(workingFolder));
+  return pids.filter((_, index) => folders[index] === folder);
 }
