@@ -1,5 +1,6 @@
 import { EventEmitter } from "node:events";
-import { parseCronItems, run, type WorkerEvents, Logger as WorkerLogger } from "graphile-worker";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseCronItems, type Runner, run, type WorkerEvents, Logger as WorkerLogger } from "graphile-worker";
 import type pg from "pg";
 import type { Logger } from "pino";
 import type { Connector } from "../../tasks/connectors/connector.ts";
@@ -7,6 +8,7 @@ import { connectors as allConnectors } from "../../tasks/connectors/index.ts";
 import { makeTaskList, schedule, type TaskServices } from "../../tasks/index.ts";
 
 const HEARTBEAT_MS = 5_000;
+const RESTART_MS = 1_000;
 
 export type Worker = { stop(): Promise<void> };
 
@@ -40,30 +42,50 @@ export async function startWorker(
       "job failed for good",
     ),
   );
-  const runner = await run({
-    pgPool: workerPool,
-    events,
-    taskList: makeTaskList({ ...options, connectors, pool: workerPool }),
-    parsedCronItems: parseCronItems(schedule),
-    noHandleSignals: true,
-    preset: {
-      worker: {
-        concurrentJobs: concurrency,
-        pollInterval: 1_000,
-        gracefulShutdownAbortTimeout: 1_000,
-        logger: new WorkerLogger(() => (level, message, meta) => {
-          if (level === "error") log.error({ meta }, message);
-          else if (level === "warning") log.warn(message);
-          else log.debug(message);
-        }),
+  const start = () =>
+    run({
+      pgPool: workerPool,
+      events,
+      taskList: makeTaskList({ ...options, connectors, pool: workerPool }),
+      parsedCronItems: parseCronItems(schedule),
+      noHandleSignals: true,
+      preset: {
+        worker: {
+          concurrentJobs: concurrency,
+          pollInterval: 1_000,
+          gracefulShutdownAbortTimeout: 1_000,
+          // When what became of a job cannot be told, a batch ends the worker; without batches, the whole process would end.
+          completeJobBatchDelay: 0,
+          failJobBatchDelay: 0,
+          logger: new WorkerLogger(() => (level, message, meta) => {
+            if (level === "error") log.error({ meta }, message);
+            else if (level === "warning") log.warn(message);
+            else log.debug(message);
+          }),
+        },
       },
-    },
-  });
+    });
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  let runner: Runner | undefined = await start();
+  /** It ends by itself when the database is away; its jobs are freed once its heartbeat is missed. */
+  const running = (async () => {
+    while (!signal.aborted) {
+      const reason = await runner?.promise.catch((error: Error) => error);
+      if (signal.aborted) return;
+      if (runner) log.error({ err: reason }, "the worker has ended, and is started again");
+      runner = undefined;
+      await sleep(RESTART_MS, undefined, { signal }).catch(() => {});
+      if (!signal.aborted) runner = await start().catch(() => undefined);
+    }
+  })();
   const heartbeat = setInterval(tick, HEARTBEAT_MS);
   return {
     async stop() {
       clearInterval(heartbeat);
-      await runner.stop();
+      stopping.abort();
+      await runner?.stop();
+      await running;
     },
   };
 }
