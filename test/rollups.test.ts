@@ -54,6 +54,28 @@ const days = async () => {
 const rollUp = () => rollUpTenant(database.worker, tenantId);
 
 describe("marks", () => {
+  it("of a burst are settled, whatever statistics say of them", async () => {
+    await write(at("2026-01-05T10:07:00Z", 1));
+    await rollUp();
+    await write(at("2026-01-05T10:08:00Z", 1));
+    await database.owner.query("vacuum analyze app_hidden.event_marks");
+    await rollUp();
+    await database.owner.query(
+      `insert into app_hidden.event_marks (tenant_id, bucket)
+       select $1, timestamptz '2026-01-05' + n % 500 * interval '15 minutes' from generate_series(1, 150000) n`,
+      [tenantId],
+    );
+    const client = await database.worker.connect();
+    await client.query("begin isolation level repeatable read; set local statement_timeout = '15s'");
+    const { rows } = await client.query("select app_hidden.refresh_rollups($1) as settled", [tenantId]);
+    await client.query("commit");
+    client.release();
+    expect(rows).toEqual([{ settled: 20_000 }]);
+    const left = await database.owner.query("select from app_hidden.event_marks where tenant_id = $1", [
+      tenantId,
+    ]);
+    expect(left.rowCount).toBe(130_000);
+  });
   it("are left by every statement for the quarters that it touched, the old and the new", async () => {
     await write(at("2026-01-05T10:07:00Z", 1, "1"), at("2026-01-05T10:14:59Z", 2, "2"));
     expect(await marks()).toEqual(["01-05 10:00"]);
