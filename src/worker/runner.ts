@@ -84,8 +84,11 @@ export async function startWorker(
     async stop() {
       clearInterval(heartbeat);
       stopping.abort();
-      await runner?.stop();
+      const last = runner;
+      await last?.stop();
       await running;
+      // One that was just being started.
+      if (runner !== last) await runner?.stop();
     },
   };
 }
