@@ -1,11 +1,11 @@
-import { mkdtemp, realpath, rm } from "node:fs/promises";
+import { mkdtemp, realpath, rename, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
 import { Client } from "pg";
 import { withClient } from "../src/db/pools.ts";
-import { type Cluster, findCluster, startCluster } from "../src/embedded/cluster.ts";
+import { type Cluster, findCluster, hasEnded, startCluster } from "../src/embedded/cluster.ts";
 import { keepRunning } from "../src/embedded/keepRunning.ts";
 import { until } from "./support/until.ts";
 
@@ -94,6 +94,19 @@ it("says so when its port is taken meanwhile, and comes back when that is free",
   expect(await until(tables, (found) => found !== "away", 30_000)).toEqual(["one", "two"]);
   expect(said.filter((sentence) => sentence === taken)).toEqual([taken]);
 }, 60_000);
+
+it("takes a folder that is away for no end, and makes no other in its place", async () => {
+  const folder = join(dataDir, "postgres");
+  const running = await findCluster(dataDir);
+  await rename(folder, `${folder}.away`);
+  expect(await hasEnded(dataDir)).toBe(false);
+  await expect(startCluster({ dataDir, superuserPassword, port: 0, mustExist: true })).rejects.toThrow(
+    "is not there any more",
+  );
+  await rename(`${folder}.away`, folder);
+  expect(await findCluster(dataDir)).toEqual(running);
+  expect(said).toEqual([]);
+});
 
 it("stays down when it is stopped", async () => {
   const killed = await killPostmaster();

@@ -27,6 +27,8 @@ export type ClusterOptions = {
   port: number;
   superuserPassword: string;
   settings?: Record<string, string>;
+  /** Refuses to make a cluster where there is none. */
+  mustExist?: boolean;
   say?: (sentence: string) => void;
 };
 
@@ -35,7 +37,7 @@ export async function startCluster(
   options: ClusterOptions,
   choose: ChooseRunAs = chooseRunAs,
 ): Promise<Cluster> {
-  const { port, superuserPassword, settings = {}, say = () => {} } = options;
+  const { port, superuserPassword, settings = {}, mustExist = false, say = () => {} } = options;
   const dataDir = await makeDataDir(options.dataDir);
   const folder = clusterFolder(dataDir);
 
@@ -45,7 +47,7 @@ export async function startCluster(
     return cluster(running, { created: false, adopted: true });
   }
   const runAs = await choose(await findBinaries());
-  const created = await initialise({ dataDir, runAs, superuserPassword, say });
+  const created = await initialise({ dataDir, runAs, superuserPassword, mustExist, say });
   await giveFolder(runAs, dataDir, folder);
   const found = await findPostmaster(folder);
   if (found?.verdict === "stale") await disown(folder, found.file);
@@ -70,9 +72,13 @@ export async function findCluster(dataDir: string): Promise<{ port: number; pid:
 
 /** Whether no postmaster of exactly this DATA_DIR is left; false where it cannot be told. */
 export async function hasEnded(dataDir: string): Promise<boolean> {
-  const folder = await realpath(clusterFolder(dataDir)).catch(() => undefined);
-  const found = folder ? await findPostmaster(folder) : undefined;
-  return found === undefined || found.verdict === "stale";
+  try {
+    const found = await findPostmaster(await realpath(clusterFolder(dataDir)));
+    return found === undefined || found.verdict === "stale";
+  } catch {
+    // The folder is away, or no file can be opened for a moment.
+    return false;
+  }
 }
 
 /** Waits out a server that is still starting or stopping. */

@@ -10,9 +10,10 @@ export async function initialise(options: {
   dataDir: string;
   runAs: RunAs;
   superuserPassword: string;
+  mustExist: boolean;
   say: (sentence: string) => void;
 }): Promise<boolean> {
-  const { dataDir, runAs, superuserPassword, say } = options;
+  const { dataDir, runAs, superuserPassword, mustExist, say } = options;
   const { major } = runAs.binaries;
   await removeHalfMade(dataDir);
   const present = await versionOf(dataDir);
@@ -20,6 +21,10 @@ export async function initialise(options: {
   if (present)
     throw new UserError(
       `DATA_DIR holds a PostgreSQL ${present} cluster, but this program ships ${major}: set DATA_DIR=... to another folder than ${dataDir}, or move its data over with a dump made by PostgreSQL ${present}.`,
+    );
+  if (mustExist)
+    throw new UserError(
+      `${clusterFolder(dataDir)} is not there any more: bring it back, and PostgreSQL starts.`,
     );
   say(`Creating a PostgreSQL ${major} cluster in ${clusterFolder(dataDir)}.`);
   try {

@@ -21,7 +21,7 @@ export function keepRunning(
     say("PostgreSQL has ended, and is started again.");
     for (let told = ""; !signal.aborted; await pause(RETRY_MS)) {
       try {
-        const started = await startCluster({ ...options, port });
+        const started = await startCluster({ ...options, port, mustExist: true });
         if (started.port === port) return started;
         await started.stop();
         throw new Error(`Port ${port}, which PostgreSQL had, is taken.`);

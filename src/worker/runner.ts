@@ -76,7 +76,11 @@ export async function startWorker(
       if (runner) log.error({ err: reason }, "the worker has ended, and is started again");
       runner = undefined;
       await sleep(RESTART_MS, undefined, { signal }).catch(() => {});
-      if (!signal.aborted) runner = await start().catch(() => undefined);
+      if (signal.aborted) return;
+      runner = await start().catch((error: Error) => {
+        log.warn({ err: error }, "the worker could not start");
+        return undefined;
+      });
     }
   })();
   const heartbeat = setInterval(tick, HEARTBEAT_MS);
@@ -85,7 +89,8 @@ export async function startWorker(
       clearInterval(heartbeat);
       stopping.abort();
       const last = runner;
-      await last?.stop();
+      // It may have ended by itself a moment ago.
+      await last?.stop().catch((error: Error) => log.warn({ err: error }, "the worker had ended"));
       await running;
       // One that was just being started.
       if (runner !== last) await runner?.stop();
