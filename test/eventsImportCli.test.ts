@@ -59,12 +59,13 @@ async function stored(): Promise<[number, number]> {
   );
   return [rows[0].all, rows[0].different];
 }
+const isLong = process.env.ERP_TEST_LONG !== undefined;
 const PROGRESS = /% \| [\d,]+ events \| [\d,]+\/s \| \d+ s left \| [\d,]+ rejected/;
 
 it.each<[format: string, count: number, interruptions: [NodeJS.Signals, number | null][]]>([
   [
     "csv",
-    60_000,
+    isLong ? 200_000 : 60_000,
     [
       ["SIGINT", 130],
       ["SIGKILL", null],
@@ -72,7 +73,7 @@ it.each<[format: string, count: number, interruptions: [NodeJS.Signals, number |
   ],
   [
     "ndjson",
-    20_000,
+    isLong ? 40_000 : 20_000,
     [
       ["SIGKILL", null],
       ["SIGTERM", 143],

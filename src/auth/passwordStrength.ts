@@ -3,7 +3,7 @@ import type { ZxcvbnFactory } from "@zxcvbn-ts/core";
 /** The estimate's cost grows with the square of the length; what follows the first 100 characters does not make up for them. */
 const EXAMINED = 100;
 
-let estimator: Promise<ZxcvbnFactory> | undefined;
+let loading: Promise<ZxcvbnFactory> | undefined;
 
 /** Unpacking the dictionaries takes a quarter of a second of CPU: most programs never check a password. */
 async function loadEstimator(): Promise<ZxcvbnFactory> {
@@ -30,8 +30,12 @@ export async function estimateStrength(
   password: string,
   about: readonly string[],
 ): Promise<{ grade: number; advice: string }> {
-  estimator ??= loadEstimator();
-  const loaded = await estimator;
+  // What failed to load is loaded again by whoever asks next.
+  loading ??= loadEstimator().catch((error: unknown) => {
+    loading = undefined;
+    throw error;
+  });
+  const estimator = await loading;
   const parts = about.map((text) => text.split(/[^\p{L}\p{N}]+/u));
   const joined = ["", "-", "_", ".", " "].flatMap((separator) => parts.map((words) => words.join(separator)));
   const known = [...about, ...parts.flat(), ...joined].filter((word) => word.length > 2);
@@ -43,7 +47,7 @@ export async function estimateStrength(
   let grade = 4;
   let advice = "";
   for (const form of forms) {
-    const { score, feedback } = loaded.check(form, known);
+    const { score, feedback } = estimator.check(form, known);
     grade = Math.min(grade, score);
     advice ||= [feedback.warning, ...feedback.suggestions].filter(Boolean).join(" ");
   }
