@@ -4,7 +4,7 @@ import { extendSchema } from "postgraphile/utils";
 import { z } from "zod";
 import { claimsOf } from "../src/auth/requests.ts";
 import { readValues } from "../src/events/batch.ts";
-import { admitEvents, type Receipt, writeBatch } from "../src/events/service.ts";
+import { admitEvents, type Receipt, unusedOf, writeBatch } from "../src/events/service.ts";
 
 const createInput = z.object({
   events: z.array(z.record(z.string(), z.unknown())),
@@ -108,11 +108,15 @@ export const EventsPlugin = extendSchema((build) => {
                 const { events, onConflict, atomic } = createInput.parse(input);
                 const { tenant_id } = claimsOf(identity);
                 const batch = readValues(events);
-                await admitEvents((query) => client.query(query), tenant_id, batch.size);
-                return writeBatch((query) => client.query(query), tenant_id, batch, {
+                const run = client.query.bind(client);
+                await admitEvents(run, tenant_id, batch.size);
+                const receipts = await writeBatch(run, tenant_id, batch, {
                   onConflict: onConflict === "REJECT" ? "reject" : "update",
                   atomic: atomic ?? false,
                 });
+                const unused = unusedOf(receipts);
+                if (unused > 0) await admitEvents(run, tenant_id, 0, unused);
+                return receipts;
               },
             ),
         },

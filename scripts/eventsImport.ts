@@ -20,7 +20,7 @@ const USAGE = `npm run events:import -- --tenant acme FILE
   --restart               begins anew, though an earlier import of this file got somewhere
 
 CSV: the first line names the columns; those that are no fields of an event are its properties. Rejected records are listed in
-FILE.TENANT.rejected.ndjson. An import that was interrupted goes on where it was: run the same command again.
+a file beside it, whose name it says at the end. An import that was interrupted goes on where it was: run the same command again.
 Exits with 0 when the whole file was read, also if records were rejected; 130 or 143 when it was interrupted; else 1.`;
 
 await runProgram(

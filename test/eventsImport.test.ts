@@ -99,6 +99,15 @@ it("reads NDJSON of any bytes: a bad line is rejected alone, a long one, too", a
   expect(await files.stored()).toMatchObject([{ value: "12345678901234567890.5" }, { source_id: "v2" }]);
 });
 
+it("deletes what a column of CSV says is deleted", async () => {
+  await files.write("a.csv", `${HEADER}\n${line(1)}\n${line(2)}\n${line(3)}\n`);
+  await files.run("a.csv");
+  await files.write("b.csv", "source,sourceId,deleted\nlegacy,o1,TRUE\nlegacy,o2,false\nlegacy,o3,yes\n");
+  expect(counts(await files.run("b.csv"))).toEqual([0, 1, 1, 1]);
+  expect((await files.stored()).map(({ source_id }) => source_id)).toEqual(["o2", "o3"]);
+  expect(await files.rejected("b.csv")).toMatchObject([{ line: 4, reason: "not_a_boolean" }]);
+});
+
 it.each(["csv", "ndjson"])("goes on where it was interrupted: %s", async (format) => {
   const name = `a.${format}`;
   // Without ids: nothing but the place in the file keeps them from being counted twice.
@@ -112,7 +121,7 @@ it.each(["csv", "ndjson"])("goes on where it was interrupted: %s", async (format
   const first = await files.run(name, { stopAfter: 1 });
   expect(counts(first)).toEqual([990, 0, 0, 10]);
   // What a crash left behind: lines of a batch that was not committed.
-  await writeFile(`${files.path(name)}.${files.tenant}.rejected.ndjson`, "{}\n", { flag: "a" });
+  await writeFile(await files.reportOf(name), "{}\n", { flag: "a" });
   const second = await files.run(name);
   expect(counts(second)).toEqual([3_465, 0, 0, 35]);
   expect(await files.stored()).toHaveLength(3_465);

@@ -20,7 +20,6 @@ const LONG = "x".repeat(1_000);
 const body = (count: number, more: (index: number) => Record<string, string> = () => ({})) =>
   `${HEADER}\n${Array.from({ length: count }, (_, index) => `${csvLine(index, { sourceId: "", ...more(index) })}\n`).join("")}`;
 const badAt = (place: number) => (index: number) => (index % 1_000 === place ? { value: "x" } : {});
-const reportOf = (name: string, tenant = files.tenant) => `${files.path(name)}.${tenant}.rejected.ndjson`;
 
 it("takes a file that was corrected in place for another, however little changed", async () => {
   const wrong = body(1_500, (index) => ({ note: LONG, sourceId: `o${index}`, value: "10" }));
@@ -39,7 +38,7 @@ it("says when it was imported already, and imports it again when it shall", asyn
   await files.write("a.csv", body(10, badAt(3)));
   const first = await files.run("a.csv");
   expect(first.doneAt).toBeUndefined();
-  await rm(reportOf("a.csv"));
+  await rm(await files.reportOf("a.csv"));
   const again = await files.run("a.csv");
   expect(again.doneAt).toBeInstanceOf(Date);
   expect(counts(again)).toEqual([9, 0, 0, 1]);
@@ -65,12 +64,12 @@ it.each<[string, (path: string) => Promise<void>]>([
 ])("goes on when the report %s, and says so", async (_what, spoil) => {
   await files.write("a.csv", body(2_500, badAt(3)));
   expect(counts(await files.run("a.csv", { stopAfter: 1 }))).toEqual([999, 0, 0, 1]);
-  await spoil(reportOf("a.csv"));
+  await spoil(await files.reportOf("a.csv"));
   expect(counts(await files.run("a.csv", { stopAfter: 1 }))).toEqual([1_998, 0, 0, 2]);
   expect(files.said.filter((sentence) => sentence.includes("gone, or was cut"))).toHaveLength(1);
   expect(counts(await files.run("a.csv"))).toEqual([2_497, 0, 0, 3]);
   expect((await files.rejected("a.csv")).map(({ line }) => line)).toEqual([1_005, 2_005]);
-  expect(await readFile(reportOf("a.csv"), "utf8")).not.toContain("\0");
+  expect(await readFile(await files.reportOf("a.csv"), "utf8")).not.toContain("\0");
   expect(await files.stored()).toHaveLength(2_497);
 });
 
@@ -84,12 +83,26 @@ it("keeps the reports of two tenants' imports of a file apart", async () => {
     expect(counts(await files.run("a.csv"))).toEqual([2_497, 0, 0, 3]);
     expect(counts(await files.run("a.csv", options))).toEqual([2_497, 0, 0, 3]);
     const lists = await Promise.all(
-      [files.tenant, other.tenant].map((tenant) => readFile(reportOf("a.csv", tenant), "utf8")),
+      [files.tenant, other.tenant].map(async (tenant) =>
+        readFile(await files.reportOf("a.csv", tenant), "utf8"),
+      ),
     );
     expect(lists.map((list) => list.trimEnd().split("\n").length)).toEqual([3, 3]);
   } finally {
     await other.remove();
   }
+});
+
+it("keeps the reports of a file that is imported in two ways apart", async () => {
+  await files.write("a.csv", body(2_500, badAt(3)));
+  const ways = [{}, { defaults: { source: "other" } }];
+  for (const way of ways) await files.run("a.csv", { ...way, stopAfter: 2 });
+  const reports = [];
+  for (const way of ways) reports.push((await files.run("a.csv", way)).reportPath);
+  const lists = await Promise.all(reports.map((path) => readFile(path, "utf8")));
+  expect(lists.map((list) => list.trimEnd().split("\n").length)).toEqual([3, 3]);
+  expect(reports[0]).not.toBe(reports[1]);
+  expect(files.said.filter((sentence) => sentence.includes("gone, or was cut"))).toEqual([]);
 });
 
 it("refuses a file that grows while it is read", async () => {

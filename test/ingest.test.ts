@@ -287,6 +287,27 @@ describe("limits", () => {
     expect((await post(many(3_000, 3_000), { token })).status).toBe(column.startsWith("key") ? 202 : 429);
   });
 
+  it("events_per_day counts what was written, and not what failed, was rejected or there already", async () => {
+    await plan("events_per_day", 5_000);
+    const counted = async () => {
+      const { rows } = await database.owner.query("select count::integer from app_private.event_counts");
+      return rows[0].count;
+    };
+    await database.owner.query(`
+      create function app_private.fail() returns trigger language plpgsql as $$
+      begin raise exception 'by a test' using errcode = '57014'; end $$;
+      create trigger fail before insert on analytics_events for each statement execute function app_private.fail()`);
+    expect((await post(many(4_900))).status).toBe(503);
+    await database.owner.query("drop trigger fail on analytics_events; drop function app_private.fail()");
+    expect((await post(many(4_900))).status).toBe(202);
+    expect((await post(many(4_900))).status).toBe(429);
+    expect((await post(many(100))).answer.duplicate).toBe(100);
+    expect((await post(many(100).map((event) => ({ ...event, value: "x" })))).status).toBe(422);
+    expect((await post(many(100, 4_900))).status).toBe(202);
+    expect(await counted()).toBe(5_000);
+    expect((await post(many(1, 5_000))).status).toBe(429);
+  });
+
   it("events_per_day does not come back within the day, and does on the next", async () => {
     await plan("events_per_day", 5_000);
     await post(many(5_000));

@@ -1,6 +1,6 @@
 import { connect, type Socket } from "node:net";
 import { setTimeout as wait } from "node:timers/promises";
-import { gzipSync, zstdCompressSync } from "node:zlib";
+import { brotliCompressSync, deflateSync, gzipSync, zstdCompressSync } from "node:zlib";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "@jest/globals";
 import { generateApiKey } from "../src/auth/apiKeys.ts";
 import { makeBytesInFlight } from "../src/events/body.ts";
@@ -191,6 +191,15 @@ it("takes UTF-8 only, and the encodings that it names", async () => {
   };
   for (const [encoding, body] of Object.entries(packed))
     expect((await post(body, { "content-encoding": encoding })).status).toBe(415);
+  const more = Buffer.from(event("2"));
+  for (const [encoding, pack] of Object.entries({
+    gzip: gzipSync,
+    deflate: deflateSync,
+    br: brotliCompressSync,
+  }))
+    expect(
+      (await post(Buffer.concat([pack(event("1")), more]), { "content-encoding": encoding })).answer.reason,
+    ).toBe("not_packed");
   const cut = gzipSync(event("1").repeat(100)).subarray(0, -20);
   expect((await post(cut, { "content-encoding": "gzip" })).answer).toMatchObject({
     status: 400,

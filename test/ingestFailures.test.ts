@@ -36,11 +36,11 @@ afterAll(async () => {
   await database.drop();
 });
 
-async function makeKey(): Promise<string> {
+async function makeKey(slug = "acme"): Promise<string> {
   const { data } = await api.query(
     "mutation ($input: CreateApiKeyInput!) { createApiKey(input: $input) { secret } }",
     {
-      token: await api.signIn("acme", "admin"),
+      token: await api.signIn(slug, "admin"),
       variables: { input: { name: "Till", scopes: ["events:write"] } },
     },
   );
@@ -53,10 +53,10 @@ const event = (id: string, more: object = {}) => ({
   sourceId: id,
   ...more,
 });
-async function post(events: object[], at = api) {
+async function post(events: object[], at = api, token = key) {
   const response = await fetch(`${at.url}/v1/events`, {
     method: "POST",
-    headers: { "content-type": "application/json", authorization: `Bearer ${key}` },
+    headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
     body: JSON.stringify(events),
   });
   // biome-ignore lint/suspicious/noExplicitAny: tests look into answers of any shape
@@ -169,6 +169,28 @@ it("writes nothing for a key that is revoked between admission and writing", asy
   const { status, answer } = await posting;
   expect([status, answer.reason]).toEqual([401, "revoked"]);
   expect(await stored()).toBe(0);
+});
+
+it("keeps a tenant's waiting batches from holding up others", async () => {
+  const globex = await createTenant(database.owner, "globex");
+  await database.owner.query("update tenants set features = '{api_keys}'");
+  await post([event("1")]);
+  const unlock = await held("select from app_private.event_keys for update");
+  const posting = Array.from({ length: 60 }, () => post([event("1", { value: 2 })]));
+  await until(waiting, (count) => (count ?? 0) >= 4);
+  const token = await api.signIn("globex", "admin");
+  const { status } = await post([event("2")], api, await makeKey("globex"));
+  const { errors } = await api.query("{ tenants { nodes { id } } }", { token });
+  expect([globex.id.length, status, errors]).toEqual([36, 202, undefined]);
+  expect(await waiting()).toBe(4);
+  await unlock();
+  expect(new Set((await Promise.all(posting)).map((answer) => answer.status))).toEqual(new Set([202]));
+});
+
+it.each(["53200", "25006", "25P03", "57P05"])("answers 503 to a batch that failed with %s", async (state) => {
+  const end = await failing(state, 1);
+  const { status, retryAfter } = await post([event("1")]).finally(end);
+  expect([status, retryAfter === null]).toEqual([503, false]);
 });
 
 it("restates the same records from eight writers in opposite orders, each as if alone", async () => {

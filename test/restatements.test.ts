@@ -36,6 +36,11 @@ const receipts = async (events: Event[], onConflict = "update", tenant: string |
   return rows;
 };
 const write = async (...events: Event[]) => (await receipts(events)).map(({ outcome }) => outcome);
+const oneByOne = async (...events: Event[]) => {
+  const outcomes: string[] = [];
+  for (const event of events) outcomes.push(...(await write(event)));
+  return outcomes;
+};
 const rejecting = async (...events: Event[]) =>
   (await receipts(events, "reject")).map(({ outcome }) => outcome);
 const stored = async () => {
@@ -121,6 +126,40 @@ describe("deletions", () => {
     expect(await write({ ...gone, sourceVersion: 2 })).toEqual(["duplicate"]);
     expect(await stored()).toHaveLength(1);
     expect(await keys()).toHaveLength(1);
+  });
+
+  it.each<[string, (...events: Event[]) => Promise<string[]>]>([
+    ["in a batch each", oneByOne],
+    ["in one batch", write],
+  ])("that come before their record keep out what is older: %s", async (_how, send) => {
+    expect(
+      await send({ ...gone, sourceVersion: 5 }, { ...order, sourceVersion: 4 }, order, {
+        ...gone,
+        sourceVersion: 5,
+      }),
+    ).toEqual(["duplicate", "duplicate", "duplicate", "duplicate"]);
+    expect(await stored()).toEqual([]);
+    expect(await keys()).toEqual([{ id: "1", version: "5", deleted: true }]);
+    expect(await write({ ...order, sourceVersion: 6 })).toEqual(["updated"]);
+    expect(await stored()).toMatchObject([{ value: "1", version: "6", found: true }]);
+  });
+
+  it("race with their record to one of two ends", async () => {
+    for (let round = 0; round < 20; round++) {
+      const sourceId = `race${round}`;
+      await Promise.all([
+        write({ ...gone, sourceId, sourceVersion: 5 }),
+        write({ ...order, sourceId, sourceVersion: 4 }),
+      ]);
+    }
+    expect(await stored()).toEqual([]);
+    expect(await keys()).toEqual(
+      Array.from({ length: 20 }, () => ({
+        id: expect.stringContaining("race"),
+        version: "5",
+        deleted: true,
+      })),
+    );
   });
 
   it("end with a newer version, as another event", async () => {

@@ -58,6 +58,19 @@ const stored = async () => {
 };
 
 describe("write_events", () => {
+  it.each([
+    ["2026-03-05t10:00:00z", "2026-03-05 10:00:00"],
+    ["2016-12-31T23:59:60Z", "2017-01-01 00:00:00"],
+    ["2026-03-05T10:00:00.123456789+05:30", "2026-03-05 04:30:00.123457"],
+  ])("takes %s, as RFC 3339 has it", async (timestamp, moment) => {
+    await write({ ...order, timestamp });
+    const { rows } = await database.owner.query(
+      "select (timestamp at time zone 'UTC')::text as moment from analytics_events where tenant_id = $1",
+      [tenantId],
+    );
+    expect(rows).toEqual([{ moment }]);
+  });
+
   it("takes a record once, however often it comes, with or without its timestamp", async () => {
     expect(await write({ ...order, timestamp: "2026-03-05T10:00:00Z" })).toEqual(["accepted"]);
     expect(await write({ ...order, timestamp: "2026-03-05T10:00:00Z" })).toEqual(["duplicate"]);
@@ -123,6 +136,10 @@ describe("write_events", () => {
     ["not_a_number", "/value", { value: "1e3" }],
     ["not_a_number", "/value", { value: `1${"0".repeat(30)}` }],
     ["not_a_number", "/value", { value: true }],
+    ["not_a_number", "/value", { value: "٣" }],
+    ["not_an_integer", "/sourceVersion", { sourceVersion: "٣" }],
+    ["not_a_time", "/timestamp", { timestamp: "2026-03-05T10:00:0٣Z" }],
+    ["not_a_time", "/timestamp", { timestamp: "2026-03-05T10:00:61Z" }],
     ["not_a_time", "/timestamp", { timestamp: "tomorrow" }],
     ["not_a_time", "/timestamp", { timestamp: "infinity" }],
     ["not_a_time", "/timestamp", { timestamp: "2026-03-05T10:00:00" }],

@@ -5,11 +5,11 @@ import { ApiError } from "../graphql/errors.ts";
 
 export const MAX_BODY_BYTES = 5 * 1024 * 1024;
 
-/** How a Content-Encoding is unpacked. */
+/** How a Content-Encoding is unpacked. gzip may have several members; anything else after the end is an error. */
 export const unpackers = new Map<string, () => Transform>([
   ["gzip", createGunzip],
-  ["deflate", createInflate],
-  ["br", createBrotliDecompress],
+  ["deflate", () => createInflate({ rejectGarbageAfterEnd: true })],
+  ["br", () => createBrotliDecompress({ rejectGarbageAfterEnd: true })],
 ]);
 
 /** Bytes that one request holds in memory. */

@@ -7,7 +7,7 @@ import { MAX_EVENTS } from "./batch.ts";
 import { MAX_DEPTH } from "./text.ts";
 
 const DATE = String.raw`(?:(?:\d\d[2468][048]|\d\d[13579][26]|\d\d0[48]|[02468][048]00|[13579][26]00)-02-29|\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8])))`;
-const TIME = String.raw`(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-](?:0\d|1[0-5]):[0-5]\d)`;
+const TIME = String.raw`(?:[01]\d|2[0-3]):[0-5]\d:(?:[0-5]\d|60)(?:\.\d{1,9})?(?:[Zz]|[+-](?:0\d|1[0-5]):[0-5]\d)`;
 
 const text = (longest: number) => z.string().min(1).max(longest);
 
@@ -20,7 +20,7 @@ export const event = z
     }),
     timestamp: z
       .string()
-      .regex(new RegExp(`^${DATE}T${TIME}$`))
+      .regex(new RegExp(`^${DATE}[Tt]${TIME}$`))
       .nullable()
       .meta({
         format: "date-time",

@@ -1,6 +1,6 @@
 import { type Request, type Response, Router } from "express";
 import { z } from "zod";
-import { makeBounded } from "../auth/bounded.ts";
+import { makeFair } from "../auth/bounded.ts";
 import type { LastUse } from "../auth/lastUse.ts";
 import { claimsOf, identityOf } from "../auth/requests.ts";
 import { ApiError } from "../graphql/errors.ts";
@@ -16,10 +16,13 @@ const MIB = 1024 * 1024;
 /** Of strangers, whose keys were not looked up yet, by network address; of the others by tenant. */
 const STRANGERS = { bytes: { overall: 64 * MIB, each: 16 * MIB }, timeoutMs: 5_000 };
 const TENANTS = { bytes: { overall: 128 * MIB, each: 32 * MIB }, timeoutMs: 20_000 };
-/** A turn is for a body that is there: whoever sends slowly holds up nobody. What it parses to is memory, too. */
-const SMALL = { concurrency: 200, waiting: 2_000 };
-const LARGE = { concurrency: 8, waiting: 200 };
-const CHECKS = { concurrency: 20, waiting: 2_000 };
+/**
+ * A turn is for a body that is there: whoever sends slowly holds up nobody. What it parses to is memory, too. All turns
+ * together leave connections of the pool to everybody else, and those of one tenant leave some to the others.
+ */
+const SMALL = { concurrency: 6, waiting: 2_000, perKey: { concurrency: 4, waiting: 500 } };
+const LARGE = { concurrency: 5, waiting: 200, perKey: { concurrency: 4, waiting: 50 } };
+const CHECKS = { concurrency: 4, waiting: 2_000, perKey: { concurrency: 2, waiting: 200 } };
 
 const query = z.strictObject({
   onConflict: z
@@ -39,8 +42,8 @@ const readers = new Map<string, (text: string) => Batch>([
 /** Events over HTTP: `POST /v1/events`, and what it is in OpenAPI. */
 export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "note">): Router {
   const busy = "Too many batches are being written. Try again in a moment.";
-  const [inSmallTurn, inLargeTurn] = [makeBounded(SMALL, busy), makeBounded(LARGE, busy)];
-  const inCheck = makeBounded(CHECKS, busy);
+  const [inSmallTurn, inLargeTurn] = [makeFair(SMALL, busy), makeFair(LARGE, busy)];
+  const inCheck = makeFair(CHECKS, busy);
   const [ofStranger, ofTenant] = [makeBytesInFlight(STRANGERS.bytes), makeBytesInFlight(TENANTS.bytes)];
 
   async function ingest(request: Request, response: Response) {
@@ -49,14 +52,14 @@ export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "n
     const { unpack, isPacked } = unpackerOf(request.headers["content-encoding"]);
     const identity = identityOf(request);
     const { tenant_id } = claimsOf(identity);
-    const isLarge = isPacked || !(Number(request.headers["content-length"]) <= SMALL_BYTES);
-    if (isLarge) await inCheck(() => events.authorize(identity));
-    const hold = isLarge ? ofTenant(tenant_id) : ofStranger(identity.origin.ipAddress ?? "");
+    const mayBeLarge = isPacked || !(Number(request.headers["content-length"]) <= SMALL_BYTES);
+    if (mayBeLarge) await inCheck(tenant_id, () => events.authorize(identity));
+    const hold = mayBeLarge ? ofTenant(tenant_id) : ofStranger(identity.origin.ipAddress ?? "");
     try {
-      const { timeoutMs } = isLarge ? TENANTS : STRANGERS;
+      const { timeoutMs } = mayBeLarge ? TENANTS : STRANGERS;
       const body = await readBody(request, { unpack, hold, timeoutMs });
-      const inTurn = isLarge ? inLargeTurn : inSmallTurn;
-      await inTurn(async () => {
+      const inTurn = body.length > SMALL_BYTES ? inLargeTurn : inSmallTurn;
+      await inTurn(tenant_id, async () => {
         const batch = read(decode(body));
         const receipts = await events.write(identity, batch, options);
         if (identity.claims) lastUse.note(identity.claims);

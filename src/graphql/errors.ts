@@ -83,11 +83,15 @@ const bySqlState: Record<string, { code: ErrorCode; message?: string }> = {
   "55P03": { code: "CONFLICT", message: "Somebody else is changing this. Try again." },
   "57014": { code: "TIMEOUT", message: "This took longer than your role permits. Ask for less." },
   "25P04": { code: "TIMEOUT", message: "This took longer than your role permits. Ask for less." },
+  "25006": { code: "UNAVAILABLE", message: "The database takes no changes now. Try again in a moment." },
+  "25P03": { code: "UNAVAILABLE", message: "The database gave up waiting for us. Try again." },
   "53100": { code: "UNAVAILABLE", message: "The database has no room left." },
+  "53200": { code: "UNAVAILABLE", message: "The database has no memory left. Try again in a moment." },
   "53300": { code: "UNAVAILABLE", message: "The database has no connection free. Try again in a moment." },
   "57P01": { code: "UNAVAILABLE", message: "The database is restarting. Try again in a moment." },
   "57P02": { code: "UNAVAILABLE", message: "The database is restarting. Try again in a moment." },
   "57P03": { code: "UNAVAILABLE", message: "The database is starting. Try again in a moment." },
+  "57P05": { code: "UNAVAILABLE", message: "The database closed the connection. Try again." },
 };
 
 /** What our own errors say beside their sentence. */

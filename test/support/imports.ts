@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ImportOptions, importEvents, type Progress } from "../../src/events/import/importer.ts";
@@ -11,7 +11,9 @@ export type ImportFolder = {
   path(name: string): string;
   write(name: string, body: string | Buffer): Promise<void>;
   run(name: string, options?: RunOptions): Promise<Progress>;
-  /** What the report lists. */
+  /** Where the latest report of a file is. */
+  reportOf(name: string, ofTenant?: string): Promise<string>;
+  /** What that report lists. */
   rejected(name: string): Promise<Record<string, unknown>[]>;
   stored(): Promise<Record<string, unknown>[]>;
   remove(): Promise<void>;
@@ -26,10 +28,19 @@ export async function makeImportFolder(database: TestDatabase): Promise<ImportFo
   await database.owner.query("insert into tenants (name, slug, status) values ('T', $1, 'ACTIVE')", [tenant]);
   const path = (name: string) => join(folder, name);
   const said: string[] = [];
+  const reportOf = async (name: string, ofTenant = tenant) => {
+    const names = await readdir(folder);
+    const reports = names.filter(
+      (each) => each.startsWith(`${name}.${ofTenant}.`) && each.endsWith(".rejected.ndjson"),
+    );
+    const times = await Promise.all(reports.map(async (each) => (await stat(path(each))).mtimeMs));
+    return path(reports[times.indexOf(Math.max(...times))] ?? `no report of ${name}`);
+  };
   return {
     tenant,
     said,
     path,
+    reportOf,
     write: (name, body) => writeFile(path(name), body),
     async run(name, { stopAfter, ...options } = {}) {
       const stop = new AbortController();
@@ -57,7 +68,7 @@ export async function makeImportFolder(database: TestDatabase): Promise<ImportFo
       );
     },
     async rejected(name) {
-      const text = await readFile(`${path(name)}.${tenant}.rejected.ndjson`, "utf8");
+      const text = await readFile(await reportOf(name), "utf8");
       return text
         .split("\n")
         .filter(Boolean)

@@ -7,7 +7,7 @@ import { type Row, Rows } from "./rows.ts";
 
 const FIELDS = new Set([
   ...["eventType", "eventName", "timestamp", "value", "currency", "properties"],
-  ...["source", "sourceId", "id", "sourceVersion"],
+  ...["source", "sourceId", "id", "sourceVersion", "deleted"],
 ]);
 
 /** The first record of a file, and where the second begins. */
@@ -40,7 +40,7 @@ export async function firstRow(
 }
 
 /**
- * Columns that are named as an event's fields are those; `properties` is JSON; every other column is a property, as text.
+ * Columns that are named as an event's fields are those; `properties` is JSON, `deleted` true or false; every other column is a property, as text.
  * An empty cell is left out.
  */
 export function csvReader(columns: string[], delimiter: string): RecordReader {
@@ -65,6 +65,8 @@ function eventOf(columns: string[], cells: string[]): { event: unknown } | { pro
     const cell = cells[index] ?? "";
     if (cell === "") continue;
     if (!FIELDS.has(name)) properties[name] = cell;
+    else if (name === "deleted")
+      event[name] = /^(true|false)$/i.test(cell) ? cell.toLowerCase() === "true" : cell;
     else if (name !== "properties") event[name] = cell;
     else
       try {

@@ -61,7 +61,8 @@ export async function begin(
     const { byte_offset, line, report_bytes, updated_at, ...counts } = stored.parse(rows[0]);
     const isNew = inserted.rowCount === 1;
     const from = { offset: byte_offset, line };
-    const reportPath = `${path}.${tenant}.rejected.ndjson`;
+    // Of its own: the same file, read in another way, is another import.
+    const reportPath = `${path}.${tenant}.${key[1].toString("hex", 0, 4)}.rejected.ndjson`;
     if (byte_offset === size && !isNew) return { from, counts, reportPath, doneAt: updated_at };
     if (isNew && !restart) await sayWhetherItChanged(client, key, path, say);
     if (!isNew) say(`An earlier import of this file got to line ${line}; this one goes on there.`);

@@ -36,7 +36,8 @@ export class Report {
     // Somebody may have emptied it meanwhile: no gap.
     const { size } = await this.#file.stat();
     const at = Math.min(size, this.#length);
-    await this.#file.write(bytes, 0, bytes.length, at);
+    for (let done = 0; done < bytes.length; )
+      done += (await this.#file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
     await this.#file.datasync();
     return at + bytes.length;
   }
