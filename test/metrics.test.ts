@@ -101,6 +101,10 @@ describe("metrics", () => {
       "unknown_event",
       { name: "x", formula: "a", measures: [{ name: "a", aggregate: "SUM", property: "clics" }] },
     ],
+    [
+      "unknown_event",
+      { name: "x", formula: "a", measures: [{ name: "a", aggregate: "SUM", property: "tenant" }] },
+    ],
   ])("refuse, with the reason %s, %j", async (reason, metric) => {
     const { errors } = await create(metric);
     expect(errors?.[0].extensions).toEqual({ code: "INVALID_INPUT", reason });

@@ -22,7 +22,7 @@ const columns = {
 const text = (name: string) => sql`(${s}.properties ->> ${sql.value(name)}::text)`;
 /** A number, or text that is one; null otherwise. */
 const number = (name: string) =>
-  sql`(case when ${text(name)} ~ '^[+-]?\\d{1,30}(\\.\\d{1,30})?$' then ${text(name)}::numeric end)`;
+  sql`(case when ${text(name)} ~ '^[+-]?[0-9]{1,30}(\\.[0-9]{1,30})?$' then ${text(name)}::numeric end)`;
 
 /** Texts of a property are cut: they are repeated in every row of their group. */
 export const dimensionSql = ({ field, property }: Dimension): SQL =>

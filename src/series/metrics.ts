@@ -93,22 +93,31 @@ async function assertEventsExist(run: Run, tenantId: string, { measures, filter 
   const types = [...new Set(filters.flatMap((one) => one.types ?? []))];
   const eventNames = [...new Set(filters.flatMap((one) => one.names ?? []))];
   const properties = [...new Set(measures.flatMap(({ property }) => property ?? []))];
+  const numbers = measures.flatMap(({ aggregate, property }) =>
+    aggregate === "DISTINCT_COUNT" ? [] : (property ?? []),
+  );
   const { rows } = await run({
     text: `
-      select case kind when 'event_type' then 'event of the type' when 'event_name' then 'event of the name' else 'event with the property' end as what, wanted
+      select what, wanted
         from (
-          select 'event_type' as kind, wanted from unnest($2::text[]) wanted
+          select 'event of the type' as what, wanted from unnest($2::text[]) wanted
            where not exists (select from public.analytics_events e where e.tenant_id = $1 and e.event_type = wanted)
           union all
-          select 'event_name', wanted from unnest($3::text[]) wanted
+          select 'event of the name', wanted from unnest($3::text[]) wanted
            where not exists (select from public.analytics_events e where e.tenant_id = $1 and e.event_name = wanted)
           union all
-          select 'property', wanted from unnest($4::text[]) wanted
+          select 'event with the property', wanted from unnest($4::text[]) wanted
            where not exists (select from public.analytics_events e where e.tenant_id = $1 and e.properties ? wanted)
+          union all
+          select 'event with a number as the property', wanted from unnest($5::text[]) wanted
+           where not exists (
+             select from public.analytics_events e
+              where e.tenant_id = $1 and e.properties ? wanted and e.properties ->> wanted ~ '^[+-]?[0-9]{1,30}(\\.[0-9]{1,30})?$'
+           )
         ) missing
        where exists (select from public.analytics_events e where e.tenant_id = $1)
        limit 1`,
-    values: [tenantId, types, eventNames, properties],
+    values: [tenantId, types, eventNames, properties, [...new Set(numbers)]],
   });
   const [missing] = z.array(z.object({ what: z.string(), wanted: z.string() })).parse(rows);
   if (missing) throw refuse(`There is no ${missing.what} "${missing.wanted}".`, "unknown_event");
