@@ -1,7 +1,7 @@
 import type { TestDatabase } from "../support/database.ts";
 import { connect, watchSyncs } from "../support/syncs.ts";
 import { createTenant } from "../support/tenants.ts";
-import type { Fault, FaultyProvider, Simulated, TrueEvent } from "./fault.ts";
+import type { Fault, FaultyProvider, Simulated, TrueEvent, WebhookAddress } from "./fault.ts";
 import type { Watch } from "./watch.ts";
 
 /** What the syncs of a cell did about its fault, in the words of docs/faults.md. */
@@ -14,8 +14,7 @@ const PATIENCE_MS = 90_000;
 export type Stage = {
   database: TestDatabase;
   watch: Watch;
-  /** Where providers post to. */
-  webhooks: (integrationId: string) => string;
+  webhooks: (integrationId: string) => WebhookAddress;
 };
 
 /** Syncs an account with a fault to the end, as a patient person would, then compares every row with the provider's truth. */
@@ -56,9 +55,13 @@ export async function tryCell<Account extends Simulated>(
   fault.during?.(account);
   await syncToEnd();
   if (fault.after) {
-    await fault.after(account, { url: webhooks(integrationId) });
+    await fault.after(account, webhooks(integrationId));
     if (fault.trigger === "none")
-      await watch.until(integrationId, ({ webhooks }) => webhooks === 0, PATIENCE_MS);
+      await watch.until(
+        integrationId,
+        ({ webhooks, sync_status }) => webhooks === 0 && sync_status === "succeeded",
+        PATIENCE_MS,
+      );
     else await syncToEnd(fault.trigger);
   }
   if (!fault.happened(account)) throw new Error("The fault did not happen.");

@@ -21,15 +21,15 @@ export type Simulated = {
   close(): Promise<void>;
 };
 
-/** Posts what a provider posts; the answers' statuses are checked by the fault. */
-export type WebhookAddress = { url: string };
+/** Where a provider posts to: `url` is what it was told and signs, `to` the same behind the proxy. */
+export type WebhookAddress = { url: string; to: string };
 
 export type Fault<Account extends Simulated = Simulated> = {
   /** The row in docs/faults.md; the same for every provider that can have it. */
   name: string;
   /** Switches it on before the first sync. */
   during?(account: Account): void;
-  /** Happens after a first sync; another one follows. */
+  /** Happens after a first sync; another one follows. Rejects when a webhook is not answered as it should be. */
   after?(account: Account, webhooks: WebhookAddress): void | Promise<void>;
   /** Of that other sync; "none": what the webhooks brought is all there will be. */
   trigger?: "manual" | "full_refresh" | "none";

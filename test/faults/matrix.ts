@@ -1,3 +1,4 @@
+import { startApi } from "../support/api.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { startTestWorker } from "../support/worker.ts";
 import { type Outcome, type Stage, tryCell } from "./cell.ts";
@@ -24,6 +25,9 @@ const anyProvider = <Account extends Simulated>(provider: FaultyProvider<Account
 
 export const providers = [anyProvider(squareFaults), anyProvider(metaFaults)];
 
+const PUBLIC_URL = "https://analytics.test";
+const SIMULATORS = "http://simulators.invalid";
+
 export type Failure = { provider: string; fault: string; error: unknown };
 export type Matrix = { outcomes: Outcome[]; failures: Failure[] };
 
@@ -33,9 +37,14 @@ export async function tryMatrix(only: (cell: { provider: string; name: string })
   const accounts: Simulated[] = [];
   const worker = await startTestWorker(database, {
     concurrency: 12,
-    simulatorUrl: "http://simulators.invalid",
+    simulatorUrl: SIMULATORS,
     fetch: (input, init) => fetch(addressOf(accounts, input, init), init),
   });
+  const api = await startApi(database, { publicUrl: PUBLIC_URL, simulatorUrl: SIMULATORS });
+  const webhooks = (integrationId: string) => {
+    const path = `/v1/webhooks/${integrationId}`;
+    return { url: `${PUBLIC_URL}${path}`, to: `${api.url}${path}` };
+  };
   const watch = startWatch(database);
   const matrix: Matrix = { outcomes: [], failures: [] };
   try {
@@ -45,7 +54,7 @@ export async function tryMatrix(only: (cell: { provider: string; name: string })
         const { account, run } = await start(number);
         accounts.push(account);
         try {
-          matrix.outcomes.push(await run({ database, watch, webhooks: () => "" }));
+          matrix.outcomes.push(await run({ database, watch, webhooks }));
         } catch (error) {
           matrix.failures.push({ provider, fault: name, error });
         }
@@ -54,6 +63,7 @@ export async function tryMatrix(only: (cell: { provider: string; name: string })
   } finally {
     await watch.stop();
     await worker.stop();
+    await api.close();
     for (const account of accounts) await account.close();
     await database.drop();
   }

@@ -2,10 +2,11 @@ import { type MetaSimulator, startMetaSimulator } from "../simulators/meta.ts";
 import { localDate } from "../simulators/metaData.ts";
 import type { MetaFault } from "../simulators/metaFaults.ts";
 import type { MetaErrorName } from "../simulators/metaProtocol.ts";
+import { sendWebhook, type WebhookOptions } from "../simulators/metaWebhooks.ts";
 import { secret } from "../support/secrets.ts";
 import { defineFaults, type Fault, type Simulated } from "./fault.ts";
 
-type Account = Simulated & { simulator: MetaSimulator; today: string };
+type Account = Simulated & { simulator: MetaSimulator; today: string; id: string; appSecret: string };
 type MetaRow = Fault<Account> & {
   /** Meta makes a report of every query. */
   reports?: boolean;
@@ -43,6 +44,8 @@ async function start(number: number, { reports = false }: MetaRow): Promise<Acco
     close: simulator.close,
     simulator,
     today,
+    id,
+    appSecret,
   };
 }
 
@@ -57,6 +60,21 @@ const error = (name: string, error: MetaErrorName, fault: Partial<MetaFault> = {
   during(name, { kind: "error", error, after: 1, ...fault });
 const report = (name: string, fault: MetaFault) =>
   during(name, { path: /^\d+$/, ...fault }, { reports: true });
+
+function restateAds({ simulator, today }: Account) {
+  for (const ad of simulator.ads()) simulator.restate(ad, daysBefore(today, 3), { spend: 1_234_567 });
+}
+const isRestated = ({ truth }: Account) => truth().some(({ value }) => Number(value) > 10_000);
+async function sendAll(
+  url: string,
+  { id, appSecret }: Account,
+  how: Omit<WebhookOptions, "accountId">,
+  wanted: number,
+) {
+  const statuses = await sendWebhook(url, appSecret, { accountId: id, ...how });
+  if (statuses.some((status) => status !== wanted))
+    throw new Error(`The webhook was answered with ${statuses.join()}.`);
+}
 
 // Not a report that never ends: that takes an hour of the worker's clock (test/metaAdsReports.test.ts).
 const rows: MetaRow[] = [
@@ -90,10 +108,32 @@ const rows: MetaRow[] = [
   report("a report that is gone", { kind: "reportExpired" }),
   {
     name: "records restated later",
-    after: ({ simulator, today }) => {
-      for (const ad of simulator.ads()) simulator.restate(ad, daysBefore(today, 3), { spend: 1_234_567 });
+    after: restateAds,
+    happened: isRestated,
+  },
+  {
+    name: "a webhook twice",
+    after: async (account, { to }) => {
+      restateAds(account);
+      await sendAll(to, account, { times: 2 }, 200);
     },
-    happened: ({ truth }) => truth().some(({ value }) => Number(value) > 10_000),
+    trigger: "none",
+    happened: isRestated,
+  },
+  {
+    name: "a webhook that says little",
+    after: async (account, { to }) => {
+      restateAds(account);
+      await sendAll(to, account, {}, 200);
+    },
+    trigger: "none",
+    happened: isRestated,
+  },
+  {
+    name: "a forged webhook",
+    after: (account, { to }) => sendAll(to, account, { forged: true }, 404),
+    trigger: "none",
+    happened: () => true,
   },
   {
     name: "records deleted",

@@ -3,7 +3,7 @@ import { type SquareFault, type SquareSimulator, startSquareSimulator } from "..
 import { type TableName, tableNames } from "../simulators/squareStore.ts";
 import { truthOf } from "../simulators/squareTruth.ts";
 import { secret } from "../support/secrets.ts";
-import { defineFaults, type Fault, type Simulated } from "./fault.ts";
+import { defineFaults, type Fault, type Simulated, type WebhookAddress } from "./fault.ts";
 
 type Account = Simulated & { simulator: SquareSimulator; signatureKey: string };
 type SquareRow = Fault<Account>;
@@ -60,6 +60,19 @@ const restate = (account: Account, table: TableName, count: number, patch: objec
 };
 const isStated = ({ simulator }: Account, table: TableName, patch: object) =>
   simulator.records(table).some((record) => isDeepStrictEqual(record, { ...record, ...patch }));
+/** Of the first record of a table. */
+async function notify(
+  account: Account,
+  { url, to }: WebhookAddress,
+  table: TableName,
+  how: Parameters<SquareSimulator["notify"]>[3],
+  wanted: number,
+) {
+  const [id = ""] = ids(account, table, 1);
+  const { signatureKey, simulator } = account;
+  const status = await simulator.notify({ url, signatureKey }, table, id, { ...how, to });
+  if (status !== wanted) throw new Error(`The webhook was answered with ${status}.`);
+}
 const [canceled, failed] = [{ state: "CANCELED" }, { status: "FAILED" }];
 
 const rows: SquareRow[] = [
@@ -125,6 +138,50 @@ const rows: SquareRow[] = [
     during: (account) => restate(account, "orders", 3, { total_money: { amount: 12.5, currency: "USD" } }),
     after: (account) => restate(account, "orders", 3, { total_money: { amount: 1250, currency: "USD" } }),
     happened: (account) => isStated(account, "orders", { total_money: { amount: 1250, currency: "USD" } }),
+  },
+  {
+    name: "a webhook twice",
+    after: async (account, address) => {
+      restate(account, "payments", 1, failed);
+      await notify(account, address, "payments", { eventId: "twice" }, 200);
+      await notify(account, address, "payments", { eventId: "twice" }, 200);
+    },
+    trigger: "none",
+    happened: (account) => isStated(account, "payments", failed),
+  },
+  {
+    name: "webhooks in the wrong order",
+    after: async (account, address) => {
+      // Not in one millisecond, which Square's versions cannot tell apart.
+      restate(account, "payments", 1, {
+        ...canceled,
+        updated_at: new Date(Date.now() - 60_000).toISOString(),
+      });
+      restate(account, "payments", 1, failed);
+      await notify(account, address, "payments", {}, 200);
+      await notify(account, address, "payments", { versionsAgo: 1 }, 200);
+    },
+    trigger: "none",
+    happened: (account) => isStated(account, "payments", failed),
+  },
+  {
+    name: "a webhook that says little",
+    after: async (account, address) => {
+      restate(account, "orders", 1, canceled);
+      await notify(account, address, "orders", {}, 200);
+    },
+    trigger: "none",
+    happened: (account) => isStated(account, "orders", canceled),
+  },
+  {
+    name: "a forged webhook",
+    after: async (account, address) => {
+      restate(account, "payments", 1, failed);
+      await notify(account, address, "payments", { forged: true }, 404);
+      restate(account, "payments", 1, { status: "COMPLETED" });
+    },
+    trigger: "none",
+    happened: (account) => !isStated(account, "payments", failed),
   },
   {
     name: "lists that lag behind",

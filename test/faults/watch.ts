@@ -50,6 +50,7 @@ export function startWatch({ owner }: TestDatabase) {
       if (retries > 0) words.add("retry");
       for (const wait of waits) if (wait.seconds > BRIEF_SECONDS) words.add(wait.for);
     }
+    if (all.some(({ webhooks }) => webhooks > 0)) await endBursts();
     const waiting = all.filter(({ waits }) => waits.length > 0);
     if (waiting.length > 0) await passTime(waiting);
     const byId = new Map(all.map((one) => [one.id, one]));
@@ -71,6 +72,11 @@ export function startWatch({ owner }: TestDatabase) {
     );
     await owner.query(`select pg_notify('jobs:insert', '{"count": 4}')`);
   }
+  /** The syncs that webhooks ask for wait whether more come. */
+  const endBursts = () =>
+    owner.query(
+      "update graphile_worker._private_jobs set run_at = now() where key like 'webhooks:%' and locked_at is null and run_at > now()",
+    );
   const looking = (async () => {
     while (!stopped) {
       await look();
