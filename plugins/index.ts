@@ -2,6 +2,7 @@ import type { ApiOptions } from "../src/graphql/preset.ts";
 import { AccountsPlugin } from "./accounts.ts";
 import { AggregateMeasuresPlugin } from "./aggregateMeasures.ts";
 import { ApiKeysPlugin } from "./apiKeys.ts";
+import { AuditReadablePlugin } from "./auditReadable.ts";
 import { EventSeriesPlugin } from "./eventSeries.ts";
 import { EventsPlugin } from "./events.ts";
 import { GroupedAggregatesPlugin } from "./groupedAggregates.ts";
@@ -64,6 +65,8 @@ export const plugins = (options: Pick<ApiOptions, "tenantPredicate">): GraphileC
   GroupHavingPlugin,
   // and an order and an end.
   GroupedAggregatesPlugin,
+  // The log is told for people as it is exported and verified.
+  AuditReadablePlugin,
   // Row security cannot limit how many rows are asked for.
   PageSizePlugin,
   // To PostgreSQL a statement that changes no row is no error.

@@ -8,6 +8,7 @@ import type { Connector } from "./connectors/connector.ts";
 import { maintainPartitions } from "./maintain_partitions.ts";
 import { processWebhook } from "./process_webhook.ts";
 import { promoteSubjects } from "./promote_subjects.ts";
+import { purgeAudit } from "./purge_audit.ts";
 import { purgeEvents } from "./purge_events.ts";
 import { purgeExpired } from "./purge_expired.ts";
 import { purgeSecrets } from "./purge_secrets.ts";
@@ -61,6 +62,8 @@ export const makeTaskList = (services: TaskServices): TaskList => ({
   purge_secrets: purgeSecrets(services),
   // Deletes events that their tenants no longer keep.
   purge_events: purgeEvents(services),
+  // Deletes what tenants no longer keep of their audit logs.
+  purge_audit: purgeAudit(services),
   // Ends what analysts run for too long, and shuts out those whose tenant's trial has ended.
   cancel_analyst_statements: cancelAnalystStatements(services),
   // Sets the subject of events that were there before it was declared.
@@ -83,5 +86,6 @@ export const schedule: CronItem[] = [
   { task: "promote_subjects", match: "*/5 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_events", match: "23 * * * *", options: { backfillPeriod: 0 } },
   { task: "purge_secrets", match: "47 * * * *", options: { backfillPeriod: 3_600_000 } },
+  { task: "purge_audit", match: "11 2 * * *", options: { backfillPeriod: 86_400_000 } },
   { task: "purge_expired", match: "41 3 * * *", options: { backfillPeriod: 86_400_000 } },
 ];

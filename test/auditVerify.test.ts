@@ -6,13 +6,12 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "@jest/globals";
 import { rotateAuditKey } from "../src/audit/keys.ts";
-import { sealedLines } from "../src/audit/sealedRows.ts";
 import { environmentWith } from "../src/config.ts";
-import { withClient } from "../src/db/pools.ts";
 import { paths } from "../src/paths.ts";
 import { startApi, testKeyRing } from "./support/api.ts";
 import { makeSealer, type TestSealer, tamper } from "./support/audit.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
+import { askFor } from "./support/exports.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
 
 let database: TestDatabase;
@@ -44,11 +43,15 @@ afterAll(async () => {
 });
 
 async function writeExport(path: string) {
-  let text = "";
-  await withClient(database.urls.owner, async (client) => {
-    for await (const lines of sealedLines(client, acme.id)) text += lines.join("");
-  });
-  await writeFile(path, text);
+  const api = await startApi(database);
+  try {
+    const token = await api.signIn("acme", "admin");
+    const response = await askFor(api, "audit_log", {}, { token, accept: "application/x-ndjson" });
+    expect(response.status).toBe(200);
+    await writeFile(path, await response.text());
+  } finally {
+    await api.close();
+  }
 }
 
 type Outcome = { code: number; said: string };
@@ -93,7 +96,7 @@ describe("npm run audit:verify", () => {
   it("finds nothing wrong with a log that nobody changed", async () => {
     expect(await command()).toEqual({
       code: 0,
-      said: expect.stringMatching(/^acme: intact; \d+ rows verified in \d+ seals\.\n$/),
+      said: expect.stringMatching(/^acme: intact; \d+ rows verified in \d+ seals, 2 not sealed yet\.\n$/),
     });
     expect(await command("--tenant", "acme")).toMatchObject({ code: 0 });
   });

@@ -60,3 +60,16 @@ export const eventsRequest = z
       context.addIssue({ code: "custom", message: `columns has "${twice.slice(0, 120)}" twice.` });
   });
 export type EventsRequest = z.output<typeof eventsRequest>;
+
+/** Of when rows of the audit log are exported; without either, the whole log. */
+export const auditLogRequest = z
+  .object({
+    from: time("from").nullish(),
+    to: time("to").nullish().meta({ description: "Not included." }),
+  })
+  .strict()
+  .superRefine(({ from, to }, context) => {
+    if (from != null && to != null && Date.parse(from) >= Date.parse(to))
+      context.addIssue({ code: "custom", message: "from must be before to." });
+  });
+export type AuditLogRequest = z.output<typeof auditLogRequest>;

@@ -8,8 +8,8 @@ import { makeBodyReader, mediaTypeOf } from "../http/body.ts";
 import { describeError, sendError, sendProblem } from "../http/problem.ts";
 import { seriesRequest } from "../series/request.ts";
 import type { ExportLimits } from "./limits.ts";
-import { eventsRequest } from "./request.ts";
-import type { ExportService, Target } from "./service.ts";
+import { auditLogRequest, eventsRequest } from "./request.ts";
+import type { ExportPermission, ExportService, Target } from "./service.ts";
 import { openStream, type Stream } from "./stream.ts";
 import { body, type Format, head, mediaTypes } from "./table.ts";
 
@@ -26,8 +26,9 @@ const accepted: Record<string, Format> = {
 };
 
 type Start = (identity: Identity, target: Target) => Promise<void>;
+type Exported = { name: string; permission: ExportPermission; parse: (input: unknown) => Start };
 
-/** Series and events as files, over HTTP. */
+/** Series, events and the audit log as files, over HTTP. */
 export function makeExportsRouter(
   exports: ExportService,
   lastUse: Pick<LastUse, "note">,
@@ -48,8 +49,7 @@ export function makeExportsRouter(
   async function answer(
     request: Request,
     response: Response,
-    name: string,
-    parse: (input: unknown) => Start,
+    { name, permission, parse }: Exported,
   ): Promise<void> {
     const identity = identityOf(request);
     const { tenant_id } = claimsOf(identity);
@@ -58,7 +58,7 @@ export function makeExportsRouter(
       const message = `Content-Type is "${mediaTypeOf(request)}"; it must be application/json.`;
       throw new ApiError("INVALID_INPUT", message, { status: 415 });
     }
-    await exports.authorize(identity);
+    await exports.authorize(identity, permission);
     const start = parse(readJson(await readBody(request, response)));
     await inTurnOfTenant(tenant_id, () =>
       inTurn(async () => {
@@ -86,29 +86,47 @@ export function makeExportsRouter(
     );
   }
 
-  const post = (name: string, parse: (input: unknown) => Start) =>
+  const post = (exported: Exported) =>
     Router()
-      .post(`/v1/exports/${name}`, (request, response) => {
-        answer(request, response, name, parse).catch((error: unknown) => {
+      .post(`/v1/exports/${exported.name}`, (request, response) => {
+        answer(request, response, exported).catch((error: unknown) => {
           // Whoever hung up gets no answer.
           if (!request.socket.destroyed) sendError(response, error);
         });
       })
-      .all(`/v1/exports/${name}`, (_request, response) => {
+      .all(`/v1/exports/${exported.name}`, (_request, response) => {
         response.set("allow", "POST");
         sendProblem(response, { code: "INVALID_INPUT", message: "Exports are POSTed.", extensions: {} }, 405);
       });
   return Router()
     .use(
-      post("series", (input) => {
-        const parsed = seriesRequest.parse(input);
-        return (identity, target) => exports.series(identity, parsed, target);
+      post({
+        name: "series",
+        permission: "analytics:export",
+        parse(input) {
+          const parsed = seriesRequest.parse(input);
+          return (identity, target) => exports.series(identity, parsed, target);
+        },
       }),
     )
     .use(
-      post("events", (input) => {
-        const parsed = eventsRequest.parse(input);
-        return (identity, target) => exports.events(identity, parsed, target);
+      post({
+        name: "events",
+        permission: "analytics:export",
+        parse(input) {
+          const parsed = eventsRequest.parse(input);
+          return (identity, target) => exports.events(identity, parsed, target);
+        },
+      }),
+    )
+    .use(
+      post({
+        name: "audit_log",
+        permission: "audit:read",
+        parse(input) {
+          const parsed = auditLogRequest.parse(input);
+          return (identity, target) => exports.auditLog(identity, parsed, target);
+        },
       }),
     );
 }

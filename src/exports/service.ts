@@ -1,11 +1,13 @@
 import type pg from "pg";
+import { recordAuditRead } from "../audit/reads.ts";
 import { claimsOf, type Identity, withRequest } from "../auth/requests.ts";
 import { destroyConnection } from "../db/pools.ts";
 import type { SeriesRequest } from "../series/request.ts";
 import { readSeries } from "../series/series.ts";
+import { auditLogColumns, auditLogRows } from "./auditLog.ts";
 import { eventsTable } from "./events.ts";
 import type { ExportLimits } from "./limits.ts";
-import type { EventsRequest } from "./request.ts";
+import type { AuditLogRequest, EventsRequest } from "./request.ts";
 import { seriesTable } from "./series.ts";
 import type { Column, Format, Row } from "./table.ts";
 
@@ -17,15 +19,21 @@ export type Target = {
   /** Takes it all. Called once, when nothing but the rows to come can still go wrong, and the export is on record. */
   send(columns: readonly Column[], batches: AsyncIterable<readonly Row[]>): Promise<void>;
 };
+/** The permission that it takes. */
+export type ExportPermission = "analytics:export" | "audit:read";
 export type ExportService = {
-  /** Whether this request may export at all. Rejects otherwise. */
-  authorize(identity: Identity): Promise<void>;
+  /** Whether this request may export such a thing at all. Rejects otherwise. */
+  authorize(identity: Identity, permission: ExportPermission): Promise<void>;
   series(identity: Identity, request: SeriesRequest, target: Target): Promise<void>;
   events(identity: Identity, request: EventsRequest, target: Target): Promise<void>;
+  auditLog(identity: Identity, request: AuditLogRequest, target: Target): Promise<void>;
 };
 
 const SNAPSHOT = "begin isolation level repeatable read read only";
-const MAY_EXPORT = "select app_hidden.require_permission('analytics:export')";
+const mayExport = (permission: ExportPermission) => ({
+  text: "select app_hidden.require_permission($1)",
+  values: [permission],
+});
 const ATTEMPTS = 3;
 const MAX_ROWS = 2_000;
 const MIN_ROWS = 50;
@@ -33,8 +41,8 @@ const MIN_ROWS = 50;
 const BATCH_LENGTH = 1_000_000;
 
 export function makeExportService(pool: pg.Pool, limits: ExportLimits): ExportService {
-  async function authorize(identity: Identity) {
-    await withRequest(pool, identity, (client) => client.query(MAY_EXPORT));
+  async function authorize(identity: Identity, permission: ExportPermission) {
+    await withRequest(pool, identity, (client) => client.query(mayExport(permission)));
   }
 
   /** A snapshot that is older than a partition of events is refused before anything is read from it. */
@@ -53,7 +61,10 @@ export function makeExportService(pool: pg.Pool, limits: ExportLimits): ExportSe
     identity: Identity,
     signal: AbortSignal,
     work: (client: pg.PoolClient) => Promise<Result>,
-    deadlineMs?: number,
+    {
+      permission = "analytics:export",
+      deadlineMs,
+    }: { permission?: ExportPermission; deadlineMs?: number } = {},
   ): Promise<Result> =>
     withRequest(
       pool,
@@ -69,7 +80,7 @@ export function makeExportService(pool: pg.Pool, limits: ExportLimits): ExportSe
         signal.throwIfAborted();
         signal.addEventListener("abort", hangUp, { once: true });
         try {
-          await client.query(MAY_EXPORT);
+          await client.query(mayExport(permission));
           await client.query("select app_hidden.assert_fresh_snapshot()");
           // So that PostgreSQL ends the statement whose connection was destroyed.
           await client.query("set local client_connection_check_interval = '1s'");
@@ -95,6 +106,21 @@ export function makeExportService(pool: pg.Pool, limits: ExportLimits): ExportSe
     );
   }
 
+  /** The snapshot does not show what was revoked since. */
+  async function* whilePermitted<Batch>(
+    identity: Identity,
+    permission: ExportPermission,
+    batches: AsyncIterable<Batch>,
+  ) {
+    let checkedAt = Date.now();
+    for await (const batch of batches) {
+      yield batch;
+      if (Date.now() - checkedAt < limits.recheckMs) continue;
+      await authorize(identity, permission);
+      checkedAt = Date.now();
+    }
+  }
+
   return {
     authorize,
     async series(identity, request, { format, signal, send }) {
@@ -118,19 +144,25 @@ export function makeExportService(pool: pg.Pool, limits: ExportLimits): ExportSe
         const first = await fetchRows(client, MIN_ROWS);
         signal.throwIfAborted();
         await record(identity, "events", format, request);
-        let checkedAt = Date.now();
         async function* batches() {
-          for (let rows = first; rows.length > 0; rows = await fetchRows(client, fitting(rows))) {
-            yield rows;
-            // The snapshot does not show what was revoked since.
-            if (Date.now() - checkedAt < limits.recheckMs) continue;
-            await authorize(identity);
-            checkedAt = Date.now();
-          }
+          for (let rows = first; rows.length > 0; rows = await fetchRows(client, fitting(rows))) yield rows;
         }
-        await send(columns, batches());
+        await send(columns, whilePermitted(identity, "analytics:export", batches()));
       };
-      await inSnapshot(identity, signal, work, limits.durationMs + 5_000);
+      await inSnapshot(identity, signal, work, { deadlineMs: limits.durationMs + 5_000 });
+    },
+    async auditLog(identity, request, { format, signal, send }) {
+      const { tenant_id } = claimsOf(identity);
+      const auditRead = await recordAuditRead(pool, identity, "audit_log.exported", { ...request, format });
+      const work = async (client: pg.PoolClient) => {
+        await extendTimeouts(client, limits);
+        const rows = auditLogRows(client, tenant_id, request, format);
+        await send(auditLogColumns(format), whilePermitted(identity, "audit:read", rows));
+      };
+      await inSnapshot({ ...identity, auditRead }, signal, work, {
+        permission: "audit:read",
+        deadlineMs: limits.durationMs + 5_000,
+      });
     },
   };
 }

@@ -298,6 +298,7 @@ export const functions: Record<string, string> = {
   set_integration_stream_cursor: whoManagesIntegrations,
   disable_integration: whoManagesIntegrations,
   reactivate_integration: whoManagesIntegrations,
+  search_audit_logs: "- ?audit:read ?audit:read yes yes",
   create_tenant: "- - - - yes",
 };
 

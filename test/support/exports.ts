@@ -12,7 +12,7 @@ export type Asked = {
 /** Asks for an export; the body of the answer is the caller's to read. */
 export const askFor = (
   api: Pick<TestApi, "url">,
-  name: "series" | "events",
+  name: "series" | "events" | "audit_log",
   body: unknown,
   { token, accept, query = "", type = "application/json", signal }: Asked = {},
 ) =>
