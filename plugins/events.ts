@@ -4,7 +4,7 @@ import { extendSchema } from "postgraphile/utils";
 import { z } from "zod";
 import { claimsOf } from "../src/auth/requests.ts";
 import { readValues } from "../src/events/batch.ts";
-import { admitEvents, type Receipt, unusedOf, writeBatch } from "../src/events/service.ts";
+import { admitEvents, type Receipt, writeBatch } from "../src/events/service.ts";
 
 const createInput = z.object({
   events: z.array(z.record(z.string(), z.unknown())),
@@ -55,7 +55,7 @@ export const EventsPlugin = extendSchema((build) => {
         ACCEPTED
         UPDATED
         DELETED
-        """It is there already, or gone already."""
+        """It is there already, or gone already; or it deletes, without a version, what was never there."""
         DUPLICATE
         REJECTED
         """Sound, but another event of an atomic batch was rejected."""
@@ -110,13 +110,10 @@ export const EventsPlugin = extendSchema((build) => {
                 const batch = readValues(events);
                 const run = client.query.bind(client);
                 await admitEvents(run, tenant_id, batch.size);
-                const receipts = await writeBatch(run, tenant_id, batch, {
+                return writeBatch(run, tenant_id, batch, {
                   onConflict: onConflict === "REJECT" ? "reject" : "update",
                   atomic: atomic ?? false,
                 });
-                const unused = unusedOf(receipts);
-                if (unused > 0) await admitEvents(run, tenant_id, 0, unused);
-                return receipts;
               },
             ),
         },

@@ -192,6 +192,13 @@ it("takes UTF-8 only, and the encodings that it names", async () => {
   for (const [encoding, body] of Object.entries(packed))
     expect((await post(body, { "content-encoding": encoding })).status).toBe(415);
   const more = Buffer.from(event("2"));
+  const padded = Buffer.concat([gzipSync(event("1")), Buffer.alloc(10), gzipSync(event("2"))]);
+  expect((await post(padded, { "content-encoding": "gzip" })).answer.reason).toBe("not_packed");
+  const lines = Buffer.concat(["3", "4"].map((id) => gzipSync(`${event(id)}\n`)));
+  expect(
+    (await post(lines, { "content-encoding": "gzip", "content-type": "application/x-ndjson" })).answer
+      .accepted,
+  ).toBe(2);
   for (const [encoding, pack] of Object.entries({
     gzip: gzipSync,
     deflate: deflateSync,

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, it } from "@jest/globals";
 import type pg from "pg";
+import { generateApiKey } from "../src/auth/apiKeys.ts";
 import { makePool } from "../src/db/pools.ts";
 import { startApi, type TestApi } from "./support/api.ts";
 import { createTestDatabase, silent, type TestDatabase } from "./support/database.ts";
@@ -160,13 +161,15 @@ it("gives a key time for a full batch", async () => {
 });
 
 it("writes nothing for a key that is revoked between admission and writing", async () => {
-  const counted = await held("lock table app_private.event_counts in exclusive mode");
+  await database.owner.query("update app_private.plans set events_per_minute = 1000000");
+  const counted = await held("lock table app_private.rate_limits in exclusive mode");
   const posting = post([event("1")]);
   await until(waiting, (count) => (count ?? 0) > 0);
   // Admission passed the key's check already; the transaction that writes checks it again.
   await database.owner.query("update api_keys set revoked_at = now() where tenant_id = $1", [acme.id]);
   await counted();
   const { status, answer } = await posting;
+  await database.owner.query("update app_private.plans set events_per_minute = null");
   expect([status, answer.reason]).toEqual([401, "revoked"]);
   expect(await stored()).toBe(0);
 });
@@ -185,6 +188,20 @@ it("keeps a tenant's waiting batches from holding up others", async () => {
   expect(await waiting()).toBe(4);
   await unlock();
   expect(new Set((await Promise.all(posting)).map((answer) => answer.status))).toEqual(new Set([202]));
+});
+
+it("keeps keys that somebody made up from filling the line of the tenant that they name", async () => {
+  await post([event("1")]);
+  const unlock = await held("lock table app_private.event_keys in exclusive mode");
+  const genuine = [post([event("2")]), post([event("3")])];
+  await until(waiting, (count) => (count ?? 0) === 2);
+  const forged = Array.from({ length: 700 }, () => post([], api, generateApiKey("test", acme.id).text));
+  const refused = await Promise.all(forged);
+  expect(new Set(refused.map(({ status }) => status))).toEqual(new Set([401, 429]));
+  const more = post([event("4")]);
+  await until(waiting, (count) => (count ?? 0) === 3);
+  await unlock();
+  expect((await Promise.all([...genuine, more])).map(({ status }) => status)).toEqual([202, 202, 202]);
 });
 
 it.each(["53200", "25006", "25P03", "57P05"])("answers 503 to a batch that failed with %s", async (state) => {

@@ -137,11 +137,24 @@ describe("deletions", () => {
         ...gone,
         sourceVersion: 5,
       }),
-    ).toEqual(["duplicate", "duplicate", "duplicate", "duplicate"]);
+    ).toEqual(["deleted", "duplicate", "duplicate", "duplicate"]);
     expect(await stored()).toEqual([]);
     expect(await keys()).toEqual([{ id: "1", version: "5", deleted: true }]);
     expect(await write({ ...order, sourceVersion: 6 })).toEqual(["updated"]);
     expect(await stored()).toMatchObject([{ value: "1", version: "6", found: true }]);
+  });
+
+  it("that come before their record name no event, and leave nothing where deletions are rejected", async () => {
+    expect(await rejecting({ ...gone, sourceVersion: 5 })).toEqual(["rejected"]);
+    expect(await keys()).toEqual([]);
+    expect(await rejecting({ ...gone, sourceVersion: 5 }, { ...order, sourceVersion: 4 })).toEqual([
+      "rejected",
+      "accepted",
+    ]);
+    const unknown = { ...gone, sourceId: "2", sourceVersion: 5 };
+    expect(await receipts([unknown])).toEqual([
+      { outcome: "deleted", id: null, reason: null, pointer: null },
+    ]);
   });
 
   it("race with their record to one of two ends", async () => {

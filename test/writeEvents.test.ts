@@ -61,6 +61,7 @@ describe("write_events", () => {
   it.each([
     ["2026-03-05t10:00:00z", "2026-03-05 10:00:00"],
     ["2016-12-31T23:59:60Z", "2017-01-01 00:00:00"],
+    ["2016-12-31T23:59:60.25Z", "2017-01-01 00:00:00.25"],
     ["2026-03-05T10:00:00.123456789+05:30", "2026-03-05 04:30:00.123457"],
   ])("takes %s, as RFC 3339 has it", async (timestamp, moment) => {
     await write({ ...order, timestamp });
@@ -140,6 +141,7 @@ describe("write_events", () => {
     ["not_an_integer", "/sourceVersion", { sourceVersion: "٣" }],
     ["not_a_time", "/timestamp", { timestamp: "2026-03-05T10:00:0٣Z" }],
     ["not_a_time", "/timestamp", { timestamp: "2026-03-05T10:00:61Z" }],
+    ["not_a_time", "/timestamp", { timestamp: "2026-02-30T10:00:60Z" }],
     ["not_a_time", "/timestamp", { timestamp: "tomorrow" }],
     ["not_a_time", "/timestamp", { timestamp: "infinity" }],
     ["not_a_time", "/timestamp", { timestamp: "2026-03-05T10:00:00" }],

@@ -1,12 +1,13 @@
 import type { IncomingMessage } from "node:http";
-import type { Transform } from "node:stream";
 import { createBrotliDecompress, createGunzip, createInflate } from "node:zlib";
 import { ApiError } from "../graphql/errors.ts";
 
+type Unpacker = ReturnType<typeof createGunzip | typeof createInflate | typeof createBrotliDecompress>;
+
 export const MAX_BODY_BYTES = 5 * 1024 * 1024;
 
-/** How a Content-Encoding is unpacked. gzip may have several members; anything else after the end is an error. */
-export const unpackers = new Map<string, () => Transform>([
+/** How a Content-Encoding is unpacked. gzip may have several members, which leaves what follows them to readBody. */
+export const unpackers = new Map<string, () => Unpacker>([
   ["gzip", createGunzip],
   ["deflate", () => createInflate({ rejectGarbageAfterEnd: true })],
   ["br", () => createBrotliDecompress({ rejectGarbageAfterEnd: true })],
@@ -45,7 +46,7 @@ export function makeBytesInFlight(limits: { overall: number; each: number }) {
 }
 
 type Reading = {
-  unpack?: (() => Transform) | undefined;
+  unpack?: (() => Unpacker) | undefined;
   hold: Hold;
   timeoutMs: number;
   maxBytes?: number;
@@ -69,10 +70,15 @@ export function readBody(request: IncomingMessage, options: Reading): Promise<Bu
     const source = unpacker ?? request;
     const chunks: Buffer[] = [];
     let length = 0;
+    let packed = 0;
+    const count = (chunk: Buffer) => {
+      packed += chunk.length;
+    };
     const stop = () => {
       clearTimeout(slow);
       source.off("data", take).off("end", finish);
       if (unpacker) {
+        request.off("data", count).off("end", finish);
         request.unpipe(unpacker);
         unpacker.destroy();
       }
@@ -94,6 +100,9 @@ export function readBody(request: IncomingMessage, options: Reading): Promise<Bu
       }
     };
     const finish = () => {
+      // Of zeros and what follows them, gzip says nothing: it ends, and passes over the rest, however late that comes.
+      if (unpacker && !request.readableEnded) return void request.once("end", finish);
+      if (unpacker && unpacker.bytesWritten < packed) return fail(notPacked());
       stop();
       resolve(Buffer.concat(chunks));
     };
@@ -105,10 +114,11 @@ export function readBody(request: IncomingMessage, options: Reading): Promise<Bu
     request.on("error", fail).on("close", () => {
       if (!request.complete) fail(unreadable("The body was cut off.", "cut_off"));
     });
-    unpacker?.on("error", () => fail(unreadable("The body is not of its Content-Encoding.", "not_packed")));
-    if (unpacker) request.pipe(unpacker);
+    unpacker?.on("error", () => fail(notPacked()));
+    if (unpacker) request.on("data", count).pipe(unpacker);
   });
 }
 
+const notPacked = () => unreadable("The body is not of its Content-Encoding.", "not_packed");
 const unreadable = (message: string, reason: string, status = 400) =>
   new ApiError("INVALID_INPUT", message, { reason, status });

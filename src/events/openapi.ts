@@ -72,7 +72,10 @@ export const event = z
 const receipt = z.object({
   index: z.int().min(0).meta({ description: "The event's place in the body, from 0." }),
   status: z.enum(["accepted", "updated", "deleted", "duplicate", "rejected", "withheld"]),
-  id: z.uuid().optional().meta({ description: "With timestamp, the primary key of the event." }),
+  id: z
+    .uuid()
+    .optional()
+    .meta({ description: "With timestamp, the primary key of the event, where there is or was one." }),
   timestamp: z.iso.datetime().optional(),
   code: z.enum(["INVALID_INPUT", "CONFLICT"]).optional(),
   reason: z.string().optional().meta({ description: "Such as not_a_time or unknown_currency." }),

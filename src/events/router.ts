@@ -2,7 +2,8 @@ import { type Request, type Response, Router } from "express";
 import { z } from "zod";
 import { makeFair } from "../auth/bounded.ts";
 import type { LastUse } from "../auth/lastUse.ts";
-import { claimsOf, identityOf } from "../auth/requests.ts";
+import { networkOf } from "../auth/networks.ts";
+import { claimsOf, type Identity, identityOf } from "../auth/requests.ts";
 import { ApiError } from "../graphql/errors.ts";
 import { sendError, sendProblem } from "../http/problem.ts";
 import { type Batch, readJson, readNdjson } from "./batch.ts";
@@ -21,8 +22,11 @@ const TENANTS = { bytes: { overall: 128 * MIB, each: 32 * MIB }, timeoutMs: 20_0
  * together leave connections of the pool to everybody else, and those of one tenant leave some to the others.
  */
 const SMALL = { concurrency: 6, waiting: 2_000, perKey: { concurrency: 4, waiting: 500 } };
-const LARGE = { concurrency: 5, waiting: 200, perKey: { concurrency: 4, waiting: 50 } };
+const LARGE = { concurrency: 5, waiting: 1_000, perKey: { concurrency: 4, waiting: 50 } };
 const CHECKS = { concurrency: 4, waiting: 2_000, perKey: { concurrency: 2, waiting: 200 } };
+/** For so long a key that was looked up has its tenant's turns without being looked up before. */
+const PROVEN_MS = 60_000;
+const MOST_PROVEN = 10_000;
 
 const query = z.strictObject({
   onConflict: z
@@ -44,6 +48,7 @@ export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "n
   const busy = "Too many batches are being written. Try again in a moment.";
   const [inSmallTurn, inLargeTurn] = [makeFair(SMALL, busy), makeFair(LARGE, busy)];
   const inCheck = makeFair(CHECKS, busy);
+  const proven = makeProven();
   const [ofStranger, ofTenant] = [makeBytesInFlight(STRANGERS.bytes), makeBytesInFlight(TENANTS.bytes)];
 
   async function ingest(request: Request, response: Response) {
@@ -52,8 +57,13 @@ export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "n
     const { unpack, isPacked } = unpackerOf(request.headers["content-encoding"]);
     const identity = identityOf(request);
     const { tenant_id } = claimsOf(identity);
+    const isProven = proven.has(identity);
     const mayBeLarge = isPacked || !(Number(request.headers["content-length"]) <= SMALL_BYTES);
-    if (mayBeLarge) await inCheck(tenant_id, () => events.authorize(identity));
+    // Any text is a key of any tenant's, until it was looked up: strangers wait for those of their own network.
+    if (mayBeLarge || !isProven) {
+      await inCheck(networkOf(identity.origin.ipAddress), () => events.authorize(identity));
+      proven.add(identity);
+    }
     const hold = mayBeLarge ? ofTenant(tenant_id) : ofStranger(identity.origin.ipAddress ?? "");
     try {
       const { timeoutMs } = mayBeLarge ? TENANTS : STRANGERS;
@@ -84,6 +94,23 @@ export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "n
       response.set("allow", "POST");
       sendProblem(response, { code: "INVALID_INPUT", message: "Events are POSTed.", extensions: {} }, 405);
     });
+}
+
+/** Whose tenant is known for sure: that of an access token, which is signed, and of keys that were looked up lately. */
+function makeProven() {
+  const keys = new Map<string, number>();
+  const nameOf = ({ claims }: Identity) =>
+    claims && "key_id" in claims ? `${claims.key_id} ${claims.key_hash}` : "";
+  return {
+    has: (identity: Identity) => {
+      const name = nameOf(identity);
+      return name === "" || (keys.get(name) ?? 0) > performance.now();
+    },
+    add(identity: Identity) {
+      if (keys.size >= MOST_PROVEN) keys.clear();
+      keys.set(nameOf(identity), performance.now() + PROVEN_MS);
+    },
+  };
 }
 
 const unsupported = (message: string) => new ApiError("INVALID_INPUT", message, { status: 415 });

@@ -40,22 +40,14 @@ type Run = (query: {
   values: unknown[];
 }) => Promise<{ rows: readonly unknown[] }>;
 
-/**
- * Counts `count` events against the limits of the tenant's plan, and takes back `unused` ones of the day. With 0 of both,
- * only asks whether events may be written.
- */
-export const admitEvents = (run: Run, tenantId: string, count: number, unused = 0) =>
-  run({ text: "select app_hidden.admit_events($1, $2, $3)", values: [tenantId, count, unused] });
-const admitAlone = (run: Run, tenantId: string, count: number, unused: number) =>
+/** Counts `count` events against the limits of the tenant's plan. With 0, only asks whether events may be written. */
+export const admitEvents = (run: Run, tenantId: string, count: number) =>
+  run({ text: "select app_hidden.admit_events($1, $2)", values: [tenantId, count] });
+const admitAlone = (run: Run, tenantId: string, count: number) =>
   run({
-    text: "select app_hidden.admit_events($1, $2, $3), set_config('synchronous_commit', 'off', true)",
-    values: [tenantId, count, unused],
+    text: "select app_hidden.admit_events($1, $2), set_config('synchronous_commit', 'off', true)",
+    values: [tenantId, count],
   });
-
-const WRITTEN = new Set<Receipt["outcome"]>(["accepted", "updated", "deleted"]);
-/** Of what was admitted, that which changed nothing: rejected, and there already. It is no part of a day's quota. */
-export const unusedOf = (receipts: readonly Receipt[]): number =>
-  receipts.filter(({ outcome }) => !WRITTEN.has(outcome)).length;
 
 /** Writes within the transaction of `run`. One receipt for each event of the batch, in its order. */
 export async function writeBatch(
@@ -74,28 +66,12 @@ export async function writeBatch(
   return receipts;
 }
 
-/**
- * For requests over HTTP: admission is a transaction of its own, and not synced, so that nobody waits for another's disk.
- * What was admitted and not written is taken back with the tenant's next admission.
- */
+/** For requests over HTTP: admission is a transaction of its own, and not synced, so that nobody waits for another's disk. */
 export function makeEventService(pool: pg.Pool): EventService {
-  const unused = new Map<string, number>();
-  const keep = (tenantId: string, count: number) => {
-    if (count > 0) unused.set(tenantId, (unused.get(tenantId) ?? 0) + count);
-  };
-  const admit = async (identity: Identity, count: number) => {
-    const { tenant_id } = claimsOf(identity);
-    const takenBack = count > 0 ? (unused.get(tenant_id) ?? 0) : 0;
-    if (takenBack > 0) unused.delete(tenant_id);
-    try {
-      await withRequest(pool, identity, (client) =>
-        admitAlone((query) => client.query(query), tenant_id, count, takenBack),
-      );
-    } catch (error) {
-      keep(tenant_id, takenBack);
-      throw error;
-    }
-  };
+  const admit = (identity: Identity, count: number) =>
+    withRequest(pool, identity, (client) =>
+      admitAlone((query) => client.query(query), claimsOf(identity).tenant_id, count),
+    );
   return {
     async authorize(identity) {
       await admit(identity, 0);
@@ -103,18 +79,11 @@ export function makeEventService(pool: pg.Pool): EventService {
     async write(identity, batch, options) {
       const { tenant_id } = claimsOf(identity);
       await admit(identity, batch.size);
-      let written = 0;
-      try {
-        const receipts = await retrying(() =>
-          withRequest(pool, identity, (client) =>
-            writeBatch((query) => client.query(query), tenant_id, batch, options),
-          ),
-        );
-        written = batch.size - unusedOf(receipts);
-        return receipts;
-      } finally {
-        keep(tenant_id, batch.size - written);
-      }
+      return retrying(() =>
+        withRequest(pool, identity, (client) =>
+          writeBatch((query) => client.query(query), tenant_id, batch, options),
+        ),
+      );
     },
   };
 }

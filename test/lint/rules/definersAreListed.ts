@@ -6,7 +6,7 @@ const REVIEWED = [
   "app_hidden.accept_invitation(uuid,uuid,bytea,text,text,text,bytea)",
   "app_hidden.add_first_tenant_key(uuid,text,bytea)",
   "app_hidden.add_upload_chunk(uuid,uuid,integer,bytea)",
-  "app_hidden.admit_events(uuid,integer,integer)",
+  "app_hidden.admit_events(uuid,integer)",
   "app_hidden.audit_horizon()",
   "app_hidden.audit_keys()",
   "app_hidden.audit_lag()",
