@@ -1,20 +1,14 @@
-import { randomBytes } from "node:crypto";
-import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { parseArgs } from "node:util";
 import type pg from "pg";
 import { pino } from "pino";
 import { makeMigratedDatabase, startTemporaryCluster } from "../scripts/support/temporaryCluster.ts";
-import { createApp } from "../src/app.ts";
 import { beginRequest } from "../src/auth/requests.ts";
-import { generateTokenKey, tokenKeysOf } from "../src/auth/tokenKeys.ts";
-import { makeTokenService } from "../src/auth/tokens.ts";
-import { makeKeyRing } from "../src/crypto/keyRing.ts";
 import { makePool } from "../src/db/pools.ts";
 import { rollUpTenant } from "../src/rollups/rollUp.ts";
 import { seriesRequest } from "../src/series/request.ts";
 import { readSeries } from "../src/series/series.ts";
 import { questions, YEAR } from "./support/analystQuestions.ts";
+import { serveApi } from "./support/servedApi.ts";
 import { fillEvents } from "./support/skewedEvents.ts";
 
 /*
@@ -46,7 +40,7 @@ if (SIZES.length > 1) {
 async function measure(size: number) {
   const cluster = await startTemporaryCluster();
   const pools: pg.Pool[] = [];
-  const servers: Server[] = [];
+  const closers: (() => Promise<void>)[] = [];
   try {
     const urls = await makeMigratedDatabase(cluster);
     const pool = (url: string, pipeline = false) => {
@@ -73,36 +67,10 @@ async function measure(size: number) {
         `The largest: ${events} events, ${quarters} quarters of an hour, ${days} days. ${ROUNDS} rounds; milliseconds, medians.\n`,
     );
 
-    const key = generateTokenKey();
-    const tokens = makeTokenService(
-      tokenKeysOf(() => [key]),
-      { issuer: "erp-analytics", audience: "erp-analytics" },
-    );
     const authenticator = pool(urls.authenticator, true);
-    const app = await createApp({
-      config: { NODE_ENV: "production", CORS_ORIGINS: [], TRUST_PROXY: [], GRAPHQL_INTROSPECTION: undefined },
-      authenticatorPool: authenticator,
-      tokens,
-      keyRing: makeKeyRing([{ id: "bench", key: randomBytes(32).toString("base64") }]),
-      simulatorUrl: undefined,
-      fetch,
-      listenUrl: urls.authenticator,
-      log,
-    });
-    const server = createServer(app.express);
-    await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
-    servers.push(server);
-    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/graphql`;
-    const token = tokens.sign(claims).token;
-    const post = async (query: string) => {
-      const response = await fetch(url, {
-        method: "POST",
-        headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
-        body: JSON.stringify({ query }),
-      });
-      const text = await response.text();
-      if (!response.ok || text.includes('"errors"')) throw new Error(`${query}: ${text.slice(0, 500)}`);
-    };
+    const api = await serveApi(authenticator, urls.authenticator, claims);
+    const { post } = api;
+    closers.push(api.close);
     const statements = async (asked: object) => {
       const client = await authenticator.connect();
       try {
@@ -151,9 +119,8 @@ async function measure(size: number) {
       );
       medians.set(name, [...(medians.get(name) ?? []), ours ?? 0]);
     }
-    await app.close();
   } finally {
-    for (const server of servers) server.close();
+    for (const close of closers) await close();
     for (const pool of pools) await pool.end();
     await cluster.remove();
   }
