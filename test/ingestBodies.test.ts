@@ -3,7 +3,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { brotliCompressSync, deflateSync, gzipSync, zstdCompressSync } from "node:zlib";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "@jest/globals";
 import { generateApiKey } from "../src/auth/apiKeys.ts";
-import { makeBytesInFlight } from "../src/events/body.ts";
+import { makeBytesInFlight } from "../src/http/body.ts";
 import { startApi, type TestApi } from "./support/api.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";

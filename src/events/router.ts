@@ -5,9 +5,9 @@ import type { LastUse } from "../auth/lastUse.ts";
 import { networkOf } from "../auth/networks.ts";
 import { claimsOf, type Identity, identityOf } from "../auth/requests.ts";
 import { ApiError } from "../graphql/errors.ts";
+import { decode, makeBytesInFlight, mediaTypeOf, readBody, unpackerOf, unsupported } from "../http/body.ts";
 import { sendError, sendProblem } from "../http/problem.ts";
 import { type Batch, readJson, readNdjson } from "./batch.ts";
-import { makeBytesInFlight, readBody, unpackers } from "./body.ts";
 import { openApi } from "./openapi.ts";
 import type { EventService, Receipt } from "./service.ts";
 
@@ -54,7 +54,7 @@ export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "n
   async function ingest(request: Request, response: Response) {
     const options = query.parse(request.query);
     const read = readerOf(request.headers["content-type"]);
-    const { unpack, isPacked } = unpackerOf(request.headers["content-encoding"]);
+    const { unpack, isPacked } = unpackerOf(request);
     const identity = identityOf(request);
     const { tenant_id } = claimsOf(identity);
     const isProven = proven.has(identity);
@@ -86,7 +86,6 @@ export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "n
       ingest(request, response).catch((error: unknown) => {
         // Whoever hung up gets no answer.
         if (request.socket.destroyed) return;
-        if (error instanceof ApiError && error.extensions.status === 408) response.set("connection", "close");
         sendError(response, retryable(error));
       });
     })
@@ -113,10 +112,8 @@ function makeProven() {
   };
 }
 
-const unsupported = (message: string) => new ApiError("INVALID_INPUT", message, { status: 415 });
-
 function readerOf(contentType = ""): (text: string) => Batch {
-  const mediaType = contentType.split(";")[0]?.trim().toLowerCase() ?? "";
+  const mediaType = mediaTypeOf(contentType);
   const [, charset] = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(contentType) ?? [];
   if (charset !== undefined && !/^utf-?8$/i.test(charset))
     throw unsupported(`The charset is "${charset}"; it may be utf-8.`);
@@ -126,16 +123,6 @@ function readerOf(contentType = ""): (text: string) => Batch {
   return read;
 }
 
-function unpackerOf(contentEncoding = "identity") {
-  const encoding = contentEncoding.trim().toLowerCase();
-  const unpack = unpackers.get(encoding);
-  if (!unpack && encoding !== "identity")
-    throw unsupported(
-      `Content-Encoding is "${encoding}"; it may be ${[...unpackers.keys()].join(", ")} or identity.`,
-    );
-  return { unpack, isPacked: unpack !== undefined };
-}
-
 const inTheWay = z.object({ code: z.enum(["40001", "40P01", "55P03"]) });
 
 /** Elsewhere somebody must look again at what they change; here the same batch can just be sent again. */
@@ -143,15 +130,6 @@ const retryable = (error: unknown) =>
   inTheWay.safeParse(error).success
     ? new ApiError("UNAVAILABLE", "Others are writing the same events. Nothing was written: send it again.")
     : error;
-
-const utf8 = new TextDecoder("utf-8", { fatal: true });
-function decode(body: Buffer): string {
-  try {
-    return utf8.decode(body);
-  } catch {
-    throw new ApiError("INVALID_INPUT", "The body is not UTF-8.", { reason: "not_utf8" });
-  }
-}
 
 /** 202 once anything of the batch is there; otherwise 422, or 409 when all were conflicts. */
 function sendReceipts(response: Response, receipts: readonly Receipt[], isSingle: boolean) {

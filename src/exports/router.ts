@@ -4,7 +4,7 @@ import { makeBounded, makeBoundedEach } from "../auth/bounded.ts";
 import type { LastUse } from "../auth/lastUse.ts";
 import { claimsOf, type Identity, identityOf } from "../auth/requests.ts";
 import { ApiError } from "../graphql/errors.ts";
-import { makeBodyReader, mediaTypeOf } from "../http/body.ts";
+import { decode, makeBytesInFlight, mediaTypeOf, readBody, unpackerOf } from "../http/body.ts";
 import { describeError, sendError, sendProblem } from "../http/problem.ts";
 import { seriesRequest } from "../series/request.ts";
 import type { ExportLimits } from "./limits.ts";
@@ -14,6 +14,8 @@ import { openStream, type Stream } from "./stream.ts";
 import { body, type Format, head, mediaTypes } from "./table.ts";
 
 const MAX_BODY_BYTES = 100_000;
+const BODIES = { overall: 16_000_000, each: 4_000_000 };
+const BODY_TIMEOUT_MS = 20_000;
 const RETRY_AFTER_SECONDS = 10;
 
 const query = z.strictObject({
@@ -43,7 +45,17 @@ export function makeExportsRouter(
     { ...bounds, concurrency: limits.perTenant },
     `This tenant has ${limits.perTenant} exports under way. Wait until one has ended.`,
   );
-  const readBody = makeBodyReader(MAX_BODY_BYTES, "Ask for less in one export.");
+  const hold = makeBytesInFlight(BODIES);
+  async function readText(request: Request, tenantId: string): Promise<string> {
+    const { unpack } = unpackerOf(request);
+    const held = hold(tenantId);
+    try {
+      const reading = { unpack, hold: held, timeoutMs: BODY_TIMEOUT_MS, maxBytes: MAX_BODY_BYTES };
+      return decode(await readBody(request, { ...reading, advice: "Ask for less in one export." }));
+    } finally {
+      held.release();
+    }
+  }
 
   /** In this order, so that nobody takes a tenant's turn, or makes us read, who may not. */
   async function answer(
@@ -54,12 +66,12 @@ export function makeExportsRouter(
     const identity = identityOf(request);
     const { tenant_id } = claimsOf(identity);
     const format = formatOf(request);
-    if (mediaTypeOf(request) !== "application/json") {
-      const message = `Content-Type is "${mediaTypeOf(request)}"; it must be application/json.`;
+    if (mediaTypeOf(request.headers["content-type"]) !== "application/json") {
+      const message = `Content-Type is "${mediaTypeOf(request.headers["content-type"])}"; it must be application/json.`;
       throw new ApiError("INVALID_INPUT", message, { status: 415 });
     }
     await exports.authorize(identity, permission);
-    const start = parse(readJson(await readBody(request, response)));
+    const start = parse(readJson(await readText(request, tenant_id)));
     await inTurnOfTenant(tenant_id, () =>
       inTurn(async () => {
         const stream = openStream(response, limits);

@@ -29,6 +29,8 @@ export function sendProblem(
   const retryAfter =
     code === "RATE_LIMITED" ? extensions.retryAfterSeconds : status === 503 ? RETRY_AFTER_SECONDS : undefined;
   if (retryAfter !== undefined) response.set("retry-after", String(retryAfter));
+  // What is still to come of the request would be taken for the next one's beginning.
+  if (status === 408) response.set("connection", "close");
   if (status === 401) response.set("www-authenticate", "Bearer");
   response
     .status(status)

@@ -6,9 +6,8 @@ import { csvConfig } from "../../tasks/connectors/csv/settings.ts";
 import { makeBounded, makeBoundedEach } from "../auth/bounded.ts";
 import type { LastUse } from "../auth/lastUse.ts";
 import { claimsOf, type Identity, identityOf } from "../auth/requests.ts";
-import { unpackers } from "../events/body.ts";
 import { ApiError } from "../graphql/errors.ts";
-import { mediaTypeOf } from "../http/body.ts";
+import { mediaTypeOf, unpackers } from "../http/body.ts";
 import { sendError, sendProblem } from "../http/problem.ts";
 import { drop, readChunks } from "./chunks.ts";
 import { CHUNK_BYTES, type UploadLimits } from "./limits.ts";
@@ -119,8 +118,6 @@ export function makeUploadsRouter(
         .catch((error: unknown) => {
           // Whoever hung up gets no answer.
           if (request.socket.destroyed) return;
-          if (error instanceof ApiError && error.extensions.status === 408)
-            response.set("connection", "close");
           sendError(response, error);
         })
         .finally(() => drop(request));
@@ -184,7 +181,7 @@ function configOf(text: string | undefined, stored: unknown) {
 }
 
 function unpackerOf(request: Request) {
-  const type = mediaTypeOf(request);
+  const type = mediaTypeOf(request.headers["content-type"]);
   const isPacked = PACKED.includes(type);
   if (!isPacked && type !== "" && !MEDIA_TYPES.includes(type) && !OTHERS.includes(type))
     throw unsupported(

@@ -2,8 +2,8 @@ import { setTimeout as wait } from "node:timers/promises";
 import { type Request, type Response, Router } from "express";
 import { makeBounded } from "../auth/bounded.ts";
 import { plainAddress } from "../auth/requests.ts";
-import { makeBytesInFlight, readBody } from "../events/body.ts";
 import { ApiError } from "../graphql/errors.ts";
+import { makeBytesInFlight, readBody } from "../http/body.ts";
 import { sendError, sendProblem } from "../http/problem.ts";
 import type { Sender, WebhookService } from "./service.ts";
 import { WEBHOOKS } from "./urls.ts";
@@ -62,7 +62,6 @@ export function makeWebhooksRouter(webhooks: WebhookService): Router {
     (request: Request, response: Response) => {
       answer(request, response).catch((error: unknown) => {
         if (request.socket.destroyed) return;
-        if (error instanceof ApiError && error.extensions.status === 408) response.set("connection", "close");
         sendError(response, error);
       });
     };
