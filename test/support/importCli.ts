@@ -25,8 +25,9 @@ export function startImport(
   database: TestDatabase,
   args: readonly string[],
 ): { child: ChildProcess; ended: Promise<Ended> } {
-  const [node, ...flags] = scripts["events:import"].split(" ");
-  if (node !== "node") throw new Error("The script is not run by node any more.");
+  const [exec, node, ...flags] = scripts["events:import"].split(" ");
+  if (exec !== "exec" || node !== "node")
+    throw new Error("The script is not node itself: a shell that npm started would keep signals from it.");
   const child = spawn(process.execPath, [...flags, ...args], {
     cwd: paths.root,
     stdio: ["ignore", "pipe", "pipe"],
