@@ -1,8 +1,9 @@
+import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { parseArgs, promisify } from "node:util";
 import type pg from "pg";
 import { pino } from "pino";
 import { anchorSeals } from "../src/audit/anchor.ts";
@@ -16,6 +17,7 @@ import { applyCurrent, migrate } from "../src/db/migrate.ts";
 import { makePool } from "../src/db/pools.ts";
 import { prepareCluster } from "../src/db/roles.ts";
 import { startCluster } from "../src/embedded/cluster.ts";
+import { paths } from "../src/paths.ts";
 import { makeEvents, seconds } from "./support/benchEvents.ts";
 
 /*
@@ -45,7 +47,8 @@ const TOGETHER = 50;
 
 const folder = await mkdtemp(join(tmpdir(), "erp-bench-"));
 const log = pino({ level: "warn" });
-const keyRing = makeKeyRing([{ id: "bench", key: randomBytes(32).toString("base64") }]);
+const KEY = randomBytes(32).toString("base64");
+const keyRing = makeKeyRing([{ id: "bench", key: KEY }]);
 const cluster = await startCluster({ dataDir: folder, port: 0, superuserPassword: PASSWORD });
 const url = (user: string, database = "erp_analytics") => cluster.url({ user, password: PASSWORD, database });
 const pools: pg.Pool[] = [];
@@ -119,8 +122,10 @@ try {
   );
   let count = 0;
   const sealing = seconds(async () => {
-    count = await sealAudit({ pool: worker, keyRing, log });
-    await anchorSeals({ pool: worker, anchorDir, log });
+    const script = join(paths.root, "bench/support/sealAndAnchor.ts");
+    const args = ["--import", "./scripts/runtime.mjs", script, url("erp_worker"), anchorDir, KEY];
+    const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: paths.root });
+    count = Number(stdout);
   });
   const beside = await writersRate(mutate, sealing);
   const took = await sealing;

@@ -355,7 +355,7 @@ describe("denials", () => {
     });
     expect(response.status).toBe(403);
     expect(await log("access.denied")).toEqual([
-      expect.objectContaining({ actor_kind: "api_key", actor_name: "Till", resource_id: "events.write" }),
+      expect.objectContaining({ actor_kind: "api_key", actor_name: "Till", resource_id: "events.authorize" }),
     ]);
   });
 

@@ -134,7 +134,7 @@ it("validates settings key by key, and says what each must be", async () => {
     { timeZone: "IST+5" },
     { timeZone: 5 },
     { currency: "EURO" },
-    { currency: "XXX" },
+    { currency: "XXY" },
     { weekStart: 7 },
     { weekStart: "1" },
     { fiscalYearStart: 0 },
