@@ -19,9 +19,10 @@ import { prepareCluster } from "../src/db/roles.ts";
 import { startCluster } from "../src/embedded/cluster.ts";
 import { paths } from "../src/paths.ts";
 import { makeEvents, seconds } from "./support/benchEvents.ts";
+import { serveApi } from "./support/servedApi.ts";
 
 /*
- * What auditing costs, with the settings that we ship: a mutation of one row, as a request does it, and a batch of 1,000 events,
+ * What auditing costs, with the settings that we ship: a mutation of one row, over GraphQL and its statements alone, and a batch of 1,000 events,
  * with the audit log and without it, in turn, so that a noisy machine disturbs both alike; then how long sealing takes of
  * rows that wait, and how much slower writers are meanwhile, and verifying them.
  *
@@ -52,6 +53,7 @@ const keyRing = makeKeyRing([{ id: "bench", key: KEY }]);
 const cluster = await startCluster({ dataDir: folder, port: 0, superuserPassword: PASSWORD });
 const url = (user: string, database = "erp_analytics") => cluster.url({ user, password: PASSWORD, database });
 const pools: pg.Pool[] = [];
+let closeApi: (() => Promise<void>) | undefined;
 const pool = (user: string, pipeline = false) => {
   const made = makePool(url(user), { name: "bench", max: WRITERS + 2, log, pipeline });
   pools.push(made);
@@ -73,18 +75,28 @@ try {
     `insert into tenants (name, slug, status, plan_type) select 'T' || n, 't' || n, 'ACTIVE', 'business' from generate_series(1, $1::integer) n returning id`,
     [TENANTS],
   );
-  const mutate = await mutator(owner, authenticator, tenants[0].id);
-
-  await compare(
-    "mutation of one row",
-    MUTATIONS,
-    owner,
-    ["alter table integrations disable trigger _900_audit"],
-    ["alter table integrations enable trigger _900_audit"],
-    async () => {
-      for (let index = 0; index < MUTATIONS; index++) await mutate(`${index} ${Math.random()}`);
-    },
-  );
+  const { mutate, claims, integrationId } = await mutator(owner, authenticator, tenants[0].id);
+  const api = await serveApi(authenticator, url("erp_authenticator"), claims);
+  closeApi = api.close;
+  const overGraphql = (text: string) =>
+    api.post(
+      "mutation ($id: UUID!, $text: String) { updateIntegration(input: {id: $id, patch: {description: $text}}) { integration { id name description } } }",
+      { id: integrationId, text },
+    );
+  for (const [name, run] of [
+    ["mutation of one row, GraphQL over HTTP", overGraphql],
+    ["its statements alone", mutate],
+  ] as const)
+    await compare(
+      name,
+      MUTATIONS,
+      owner,
+      ["alter table integrations disable trigger _900_audit"],
+      ["alter table integrations enable trigger _900_audit"],
+      async () => {
+        for (let index = 0; index < MUTATIONS; index++) await run(`${index} ${Math.random()}`);
+      },
+    );
   const { rows: defined } = await owner.query(
     "select pg_get_functiondef('app_private.write_audit'::regproc) as definition",
   );
@@ -148,6 +160,7 @@ try {
   });
   console.log(`verifying: ${verified} rows in ${verifying.toFixed(1)} s`);
 } finally {
+  await closeApi?.();
   for (const one of pools) await one.end().catch(() => {});
   await cluster.stop();
   await rm(folder, { recursive: true, force: true });
@@ -169,7 +182,7 @@ async function mutator(owner: pg.Pool, authenticator: pg.Pool, tenantId: string)
     [tenantId],
   );
   let next = 0;
-  return async (description: string) => {
+  const mutate = async (description: string) => {
     const client = await authenticator.connect();
     try {
       const sent = [
@@ -191,6 +204,7 @@ async function mutator(owner: pg.Pool, authenticator: pg.Pool, tenantId: string)
       client.release();
     }
   };
+  return { mutate, claims, integrationId: made.rows[0].id as string };
 }
 
 async function compare(

@@ -30,11 +30,11 @@ export async function serveApi(authenticatorPool: pg.Pool, listenUrl: string, cl
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/graphql`;
   const token = tokens.sign(claims).token;
   return {
-    async post(query: string): Promise<void> {
+    async post(query: string, variables: object = {}): Promise<void> {
       const response = await fetch(url, {
         method: "POST",
         headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
-        body: JSON.stringify({ query }),
+        body: JSON.stringify({ query, variables }),
       });
       const text = await response.text();
       if (!response.ok || text.includes('"errors"')) throw new Error(`${query}: ${text.slice(0, 500)}`);
