@@ -110,7 +110,7 @@ export const seriesTypes = /* GraphQL */ `
     first: Int!
     """The measure or metric that ranks them. Default: the first one."""
     by: String
-    """Whether the rest is one more group. Default: true."""
+    """Whether the rest is one more group. Default: true. Without it, the totals, too, are those of the top alone."""
     others: Boolean
   }
   type EventSeriesColumn {

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, expect, it } from "@jest/globals";
 import pg from "pg";
 import { environmentWith } from "../src/config.ts";
 import { withClient } from "../src/db/pools.ts";
+import { databaseUrl } from "../src/db/roles.ts";
 import { paths } from "../src/paths.ts";
 import { ANALYST_PASSWORD, analystUrl, makeAnalyst } from "./support/analysts.ts";
 import { createTestDatabase, type TestDatabase } from "./support/database.ts";
@@ -130,6 +131,12 @@ it("ends sessions with the login, whatever they run, and whatever the login did 
   const analyst = await makeAnalyst(database, acme);
   const other = await makeAnalyst(database, globex, "other");
   await analyst.write("alter default privileges grant select on tables to public");
+  // Every login may connect to this one.
+  const elsewhere = new pg.Client({ connectionString: databaseUrl(analyst.url, "postgres") });
+  await elsewhere.connect();
+  await elsewhere.query("set default_transaction_read_only = off");
+  await elsewhere.query("alter default privileges grant select on tables to public");
+  await elsewhere.end();
   const client = new pg.Client({ connectionString: analyst.url });
   client.on("error", () => {});
   await client.connect();

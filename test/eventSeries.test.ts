@@ -356,6 +356,116 @@ describe("eventSeries", () => {
     expect(some.data.eventSeries.rowCount).toBe(300);
   });
 
+  it("refuses more rows of a comparison, too, than it would show", async () => {
+    await write(
+      ...Array.from({ length: 4_000 }, (_, index) => ({
+        eventType: "view",
+        eventName: "view",
+        timestamp: new Date(Date.UTC(2025, 6, 1 + (index % 4))).toISOString(),
+        properties: { page: `p${index}` },
+      })),
+    );
+    const views = (from: string, to: string) =>
+      `from: "${from}", to: "${to}", timeZone: "UTC", granularity: DAY, filter: {types: ["view"]}, dimensions: [{property: "page"}], measures: [{name: "n", aggregate: COUNT}], compare: PREVIOUS_YEAR, fillGaps: false`;
+    const few = await ask(
+      views("2026-07-01T00:00:00Z", "2026-07-03T00:00:00Z"),
+      '{ rowCount comparedTotal(of: "n") }',
+    );
+    expect(few.data.eventSeries).toEqual({ rowCount: 2_000, comparedTotal: "2000" });
+    for (let more = 0; more < 2; more++)
+      await write(
+        ...Array.from({ length: 4_000 }, (_, index) => ({
+          eventType: "view",
+          eventName: "view",
+          timestamp: "2025-07-01T00:00:00Z",
+          properties: { page: `q${more}${index}` },
+        })),
+      );
+    const [code] = await refusal(views("2026-07-01T00:00:00Z", "2026-07-05T00:00:00Z"));
+    expect(code).toBe("QUERY_TOO_EXPENSIVE");
+  });
+
+  it("takes 10,000 hours", async () => {
+    const hours = await ask(
+      `from: "2026-10-15T00:00:00Z", to: "2027-07-01T00:00:00Z", timeZone: "UTC", granularity: HOUR, ${SUM}`,
+      "{ rowCount }",
+    );
+    expect(hours.data.eventSeries.rowCount).toBe(6_216);
+  });
+
+  it.each([
+    [
+      "Australia/Lord_Howe",
+      "HOUR",
+      "2026-10-03T15:45:00Z",
+      "2026-10-03T15:30:00.000000Z",
+      "2026-10-04T02:30",
+    ],
+    [
+      "Australia/Lord_Howe",
+      "HOUR",
+      "2026-04-04T15:10:00Z",
+      "2026-04-04T15:00:00.000000Z",
+      "2026-04-05T01:30",
+    ],
+    [
+      "America/St_Johns",
+      "QUARTER_HOUR",
+      "2010-11-07T02:35:00Z",
+      "2010-11-07T02:31:00.000000Z",
+      "2010-11-06T23:01",
+    ],
+    ["America/Havana", "DAY", "2025-11-02T04:30:00Z", "2025-11-02T04:00:00.000000Z", "2025-11-02"],
+    ["America/Havana", "DAY", "2025-11-02T05:30:00Z", "2025-11-02T04:00:00.000000Z", "2025-11-02"],
+    ["America/New_York", "HOUR", "2025-11-02T06:30:00Z", "2025-11-02T06:00:00.000000Z", "2025-11-02T01:00"],
+  ])(
+    "begins a bucket of %s (%s) at the moment at which it begins",
+    async (zone, granularity, at, start, label) => {
+      await database.owner.query("update app_private.event_limits set max_age = '30 years'");
+      await write({ eventType: "tick", eventName: "tick", timestamp: at, sourceId: `${zone}${granularity}` });
+      const [from, to] = [-2, 2].map((days) => new Date(Date.parse(at) + days * 86_400_000).toISOString());
+      const { data } = await ask(
+        `from: "${from}", to: "${to}", timeZone: "${zone}", granularity: ${granularity}, filter: {types: ["tick"]}, fillGaps: false, measures: [{name: "n", aggregate: COUNT}]`,
+      );
+      expect(data.eventSeries.rows).toContainEqual(expect.objectContaining({ start, label }));
+    },
+  );
+
+  it("meets no day of the year before on 29 February", async () => {
+    for (const day of ["2023-02-28", "2023-03-01"])
+      await write({ eventType: "leap", eventName: "leap", timestamp: `${day}T12:00:00Z` });
+    const leap = (from: string, to: string, granularity = "DAY") =>
+      ask(
+        `from: "${from}", to: "${to}", timeZone: "UTC", granularity: ${granularity}, filter: {types: ["leap"]}, compare: PREVIOUS_YEAR, measures: [{name: "n", aggregate: COUNT}]`,
+        '{ rows { label compared(of: "n") } comparedTotal(of: "n") }',
+      ).then(({ data }) => data.eventSeries);
+    expect(await leap("2024-02-29T00:00:00Z", "2024-03-02T00:00:00Z")).toEqual({
+      rows: [
+        { label: "2024-02-29", compared: "0" },
+        { label: "2024-03-01", compared: "1" },
+      ],
+      comparedTotal: "1",
+    });
+    expect(await leap("2024-02-28T00:00:00Z", "2024-02-29T00:00:00Z")).toMatchObject({ comparedTotal: "1" });
+    expect(await leap("2024-02-29T00:00:00Z", "2024-03-01T00:00:00Z", "ALL")).toMatchObject({
+      comparedTotal: "0",
+    });
+  });
+
+  it("looks at less than a millisecond", async () => {
+    const tick = (fraction: string) => `2026-06-01T00:00:00.${fraction}Z`;
+    await write({ eventType: "brief", eventName: "brief", timestamp: tick("0005") });
+    const { data } = await ask(
+      `from: "${tick("0004")}", to: "${tick("0009")}", timeZone: "UTC", granularity: ALL, filter: {types: ["brief"]}, measures: [{name: "n", aggregate: COUNT}]`,
+      '{ total(of: "n") }',
+    );
+    expect(data.eventSeries.total).toBe("1");
+    const [, message] = await refusal(
+      `from: "${tick("0009")}", to: "${tick("0004")}", granularity: ALL, ${SUM}`,
+    );
+    expect(message).toContain("from must be before to");
+  });
+
   it("refuses a level of more fields than anybody reads, which each row would repeat", async () => {
     const rows = Array.from({ length: 61 }, (_, index) => `a${index}: values`).join(" ");
     const { status, errors } = await ask(`${JANUARY}, granularity: DAY, ${SUM}`, `{ rows { ${rows} } }`);

@@ -21,6 +21,9 @@ const PLACES = [
   ["America/New_York", "2026-03-08T07:00:00Z"],
   ["America/New_York", "2025-12-31T23:30:00Z"],
   ["Pacific/Apia", "2011-12-30T10:00:00Z"],
+  ["Australia/Lord_Howe", "2026-10-03T15:30:00Z"],
+  ["America/Havana", "2025-11-02T05:00:00Z"],
+  ["Asia/Pyongyang", "2015-08-14T15:00:00Z"],
   ["Asia/Kolkata", "2026-01-01T00:00:00Z"],
 ] as const;
 const TYPES = ["order", "refund", "visit"] as const;

@@ -66,6 +66,8 @@ describe("metrics", () => {
     expect(await value("million")).toBe("1000000");
     await create({ name: "trillion", formula: "1000000000000 / 7" });
     expect(await value("trillion")).toBe("142857142857.1428571429");
+    await create({ name: "bigThird", formula: "(2075 / 3) * 1000000000000000" });
+    expect(await value("bigThird")).toBe("691666666666666666.6666666667");
     await create({ name: "never", formula: "sold / (count - count)", measures: [] });
     expect(await value("never")).toBeNull();
   });

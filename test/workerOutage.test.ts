@@ -77,3 +77,32 @@ it("hands a job back whose end came while the database was away, and works on", 
     await provider.close();
   }
 });
+
+it("works on whatever somebody notifies", async () => {
+  const said: string[] = [];
+  const log = pino({ level: "warn" }, { write: (line) => said.push(JSON.parse(line).msg) });
+  const worker = await startTestWorker(database, { log });
+  const work = async () => {
+    await database.owner.query("select graphile_worker.add_job('purge_expired')");
+    await until(
+      async () =>
+        (
+          await database.owner.query(
+            "select from graphile_worker.jobs where task_identifier = 'purge_expired'",
+          )
+        ).rowCount,
+      (count) => count === 0,
+    );
+  };
+  try {
+    await work();
+    // As any login can, an analyst's, too.
+    await database.owner.query(`notify "worker:migrate", '{"breaking": true, "migrationNumber": 999}'`);
+    await work();
+    await database.owner.query(`notify "jobs:insert", 'no JSON'`);
+    await work();
+    expect(said).toEqual([]);
+  } finally {
+    await worker.stop();
+  }
+});

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { UserError } from "../config.ts";
 import { withClient } from "../db/pools.ts";
 import { databaseUrl } from "../db/roles.ts";
-import { type Analyst, admissionSql, dropSql, lockSql, loginOf, loginSql } from "./login.ts";
+import { type Analyst, admissionSql, dropOwnedSql, dropSql, lockSql, loginOf, loginSql } from "./login.ts";
 import { scramVerifier } from "./scram.ts";
 
 /** The owner gives and takes rights; only a superuser, where there is one, makes and drops logins. */
@@ -57,6 +57,13 @@ const ELSEWHERE = `
    where datallowconn and datdba <> 'erp_user'::regrole and has_database_privilege($1::name, oid, 'connect')
    order by datname`;
 
+/** Other databases in which the login has something, such as default privileges that it set for itself. */
+const LEFT_IN = `
+  select distinct d.datname
+    from pg_shdepend s join pg_database d on d.oid = s.dbid
+   where s.refclassid = 'pg_authid'::regclass and s.refobjid = to_regrole($1)
+     and d.datname <> current_database() and d.datallowconn`;
+
 /** Takes the rights, on record, ends what runs, and drops the login. False if there was none. */
 export async function revokeAnalyst(
   urls: Urls,
@@ -76,7 +83,12 @@ export async function revokeAnalyst(
     ]);
     return [before, revoked].some(({ rows }) => rows[0]?.there === true);
   });
-  const dropped = await asRoot(urls, (root) => root.query(dropSql(login)).catch(explainDependants(login)));
+  const dropped = await asRoot(urls, async (root) => {
+    const { rows } = await root.query(LEFT_IN, [login]);
+    for (const { datname } of z.object({ datname: z.string() }).array().parse(rows))
+      await withClient(databaseUrl(urls.root ?? "", datname), (other) => other.query(dropOwnedSql(login)));
+    return root.query(dropSql(login)).catch(explainDependants(login));
+  });
   return dropped ? { login, found } : { login, found, sql: dropSql(login) };
 }
 

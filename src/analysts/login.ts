@@ -41,6 +41,9 @@ export const lockSql = (login: string): string =>
 /** `drop owned`: default privileges, which any login may set for itself, would hold it; objects it has none. */
 export const dropSql = (login: string): string =>
   ifThere(login, `drop owned by ${pg.escapeIdentifier(login)}; drop role ${pg.escapeIdentifier(login)};`);
+/** In each other database where it left some. */
+export const dropOwnedSql = (login: string): string =>
+  ifThere(login, `drop owned by ${pg.escapeIdentifier(login)};`);
 
 const ifThere = (login: string, sql: string) =>
   `do $$ begin if to_regrole('${login}') is not null then ${sql} end if; end $$;`;

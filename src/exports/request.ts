@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { filterSchema, time } from "../series/request.ts";
+import { filterSchema, microsecondsOf, time } from "../series/request.ts";
 
 const MAX_COLUMNS = 50;
 const MAX_NAME = 100;
@@ -53,7 +53,7 @@ export const eventsRequest = z
   })
   .strict()
   .superRefine(({ from, to, columns }, context) => {
-    if (Date.parse(from) >= Date.parse(to))
+    if (microsecondsOf(from) >= microsecondsOf(to))
       context.addIssue({ code: "custom", message: "from must be before to." });
     const twice = columns?.find((name, index) => columns.indexOf(name) !== index);
     if (twice !== undefined)
@@ -69,7 +69,7 @@ export const auditLogRequest = z
   })
   .strict()
   .superRefine(({ from, to }, context) => {
-    if (from != null && to != null && Date.parse(from) >= Date.parse(to))
+    if (from != null && to != null && microsecondsOf(from) >= microsecondsOf(to))
       context.addIssue({ code: "custom", message: "from must be before to." });
   });
 export type AuditLogRequest = z.output<typeof auditLogRequest>;

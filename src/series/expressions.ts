@@ -77,7 +77,7 @@ export const isRollableFilter = (filter: Filter | null | undefined): boolean =>
 
 /** With as many decimals as the rounding of a whole output needs: by itself, numeric stops at 16 digits. */
 const divide = (dividend: SQL, divisor: SQL): SQL =>
-  sql`((${dividend} + 0.00000000000000000000::numeric) / nullif(${divisor}, 0))`;
+  sql`((${dividend} + 0.0000000000000000000000000000000000000000::numeric) / nullif(${divisor}, 0))`;
 
 function measureSql(measure: Measure, filters: readonly Filter[], reading: Reading): SQL {
   const { aggregate, property, percentile } = measure;

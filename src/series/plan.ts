@@ -50,7 +50,7 @@ export type Unit = (typeof units)[Granularity];
 
 const shortest: Partial<Record<Unit, number>> = {
   quarter_hour: 900,
-  hour: 1_800,
+  hour: 3_600,
   day: 82_800,
   week: 600_000,
 };
@@ -110,7 +110,7 @@ export async function planSeries(
 ): Promise<Plan> {
   const { from, to, granularity, compare } = request;
   const unit = units[granularity];
-  if (request.timeZone && !(await knownZones(run)).has(request.timeZone))
+  if (request.timeZone != null && !(await knownZones(run)).has(request.timeZone))
     throw new ApiError(
       "INVALID_INPUT",
       `timeZone "${request.timeZone.slice(0, 60)}" is unknown; it must be an IANA name such as Europe/Berlin.`,
@@ -149,6 +149,9 @@ export async function planSeries(
             then make_interval(months => (extract(year from age(l.local_to, l.local_from)) * 12 + extract(month from age(l.local_to, l.local_from)))::integer)
           else l.local_to - l.local_from
         end`;
+  /** The first time of which `back` later is not before `local`. */
+  const earliest = (local: ReturnType<typeof sql>) =>
+    sql`case when ${local} - back + back < ${local} then date_trunc('day', ${local} - back) + interval '1 day' else ${local} - back end`;
   const piecesOf = (
     name: ReturnType<typeof sql.identifier>,
     begin: ReturnType<typeof sql>,
@@ -186,7 +189,8 @@ export async function planSeries(
        cross join lateral (${
          isAbsolute
            ? sql`select p.from - back as begins, p.from as ends`
-           : sql`select (local_from - back) at time zone zone as begins, (local_to - back) at time zone zone as ends`
+           : // A year before 29 February is the 28th, whose events count for the 28th.
+             sql`select ${earliest(sql`local_from`)} at time zone zone as begins, ${earliest(sql`local_to`)} at time zone zone as ends`
        }) e
     )
     select p.zone, p.shift::text, p.back::text, ${current}.marked,

@@ -131,6 +131,9 @@ export const time = (name: string) =>
     .refine((text) => year(text) >= 1900 && year(text) < 2200, {
       error: `${name} must lie between 1900 and 2200.`,
     });
+/** Since 1970. Date.parse takes milliseconds alone. */
+export const microsecondsOf = (text: string): bigint =>
+  BigInt(Date.parse(text)) * 1000n + BigInt((/\.\d{3}(\d{1,3})/.exec(text)?.[1] ?? "").padEnd(3, "0"));
 const year = (text: string) => new Date(text).getUTCFullYear();
 
 /** What a series is asked with. Messages name the argument, and say what to do. */
@@ -172,7 +175,7 @@ export const seriesRequest = z
   .strict()
   .superRefine(({ from, to, measures, metrics, dimensions, top }, context) => {
     const complain = (message: string) => context.addIssue({ code: "custom", message });
-    if (Date.parse(from) >= Date.parse(to)) complain("from must be before to.");
+    if (microsecondsOf(from) >= microsecondsOf(to)) complain("from must be before to.");
     else if (Date.parse(to) - Date.parse(from) > MAX_YEARS * 366 * 86_400_000)
       complain(`A series spans at most ${MAX_YEARS} years; move from and to closer together.`);
     const names = [...(measures ?? []).map(({ name }) => name), ...(metrics ?? [])];

@@ -62,11 +62,9 @@ export async function readSeries(
         ...(ranked ? { ranked } : {}),
       })
     : undefined;
-  if (previous)
-    assertOneCurrency(
-      previous.filter(({ kind }) => kind === "group"),
-      outputs,
-    );
+  const earlier = previous?.filter(({ kind }) => kind === "group") ?? [];
+  assertFewEnough(earlier.length);
+  assertOneCurrency(earlier, outputs);
   return {
     columns: outputs.map(({ name, unit, format }) => ({ name, unit, format })),
     rows: arrange(request, plan, rows, previous),
@@ -115,12 +113,14 @@ function arrange(
       wanted.map((group) => described(bucket, group, now.get(at(bucket.key, group)) ?? empty)),
     );
   }
-  return plan.buckets.flatMap((bucket) =>
+  const filled = plan.buckets.flatMap((bucket) =>
     combinations.flatMap((group) => {
       const values = now.get(at(bucket.key, group));
       return values || then.has(at(bucket.key, group)) ? [described(bucket, group, values ?? empty)] : [];
     }),
   );
+  assertFewEnough(filled.length);
+  return filled;
 }
 
 /** Groups by rank where they are ranked, else by their dimensions; the others last. */
@@ -146,6 +146,9 @@ const mixes = (row: Row | undefined, index: number) => {
   return first !== last;
 };
 
+const amounts = ({ currencies }: Row, index: number) =>
+  currencies[index]?.map((one) => one || "amounts without a currency").join(" and ");
+
 function assertOneCurrency(groups: readonly Row[], outputs: readonly Output[]) {
   for (const group of groups)
     for (const [index, { name }] of outputs.entries())
@@ -153,8 +156,8 @@ function assertOneCurrency(groups: readonly Row[], outputs: readonly Output[]) {
         throw new ApiError(
           "INVALID_INPUT",
           group.is_other
-            ? `"${name}" would add ${group.currencies[index]?.join(" and ")} in the rest that is not among the top: leave it out with top.others: false, filter by one currency, or ask for mixCurrencies.`
-            : `"${name}" would add ${group.currencies[index]?.map((one) => one || "amounts without a currency").join(" and ")}: add the dimension CURRENCY, filter by one currency, or ask for mixCurrencies.`,
+            ? `"${name}" would add ${amounts(group, index)} in the rest that is not among the top: leave it out with top.others: false, filter by one currency, or ask for mixCurrencies.`
+            : `"${name}" would add ${amounts(group, index)}: add the dimension CURRENCY, filter by one currency, or ask for mixCurrencies.`,
           { reason: "mixed_currencies" },
         );
 }

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseCronItems, type Runner, run, type WorkerEvents, Logger as WorkerLogger } from "graphile-worker";
 import type pg from "pg";
 import type { Logger } from "pino";
+import { z } from "zod";
 import type { Connector } from "../../tasks/connectors/connector.ts";
 import { connectors as allConnectors } from "../../tasks/connectors/index.ts";
 import { makeTaskList, schedule, type TaskServices } from "../../tasks/index.ts";
@@ -11,6 +12,24 @@ const HEARTBEAT_MS = 5_000;
 const RESTART_MS = 1_000;
 
 export type Worker = { stop(): Promise<void> };
+
+/**
+ * graphile-worker shuts down when somebody notifies that its schema was migrated; but every login may notify, an analyst's, too.
+ * Whoever migrates stops the workers of before.
+ */
+function ignoreMigrations(pool: pg.Pool): void {
+  const deaf = new WeakSet<pg.PoolClient>();
+  pool.on("acquire", (client) => {
+    if (deaf.has(client)) return;
+    deaf.add(client);
+    const emit = client.emit.bind(client);
+    client.emit = (event: string | symbol, ...args: unknown[]) =>
+      event === "notification" && notification.safeParse(args[0]).data?.channel === "worker:migrate"
+        ? false
+        : emit(event, ...args);
+  });
+}
+const notification = z.object({ channel: z.string() });
 
 /** Runs jobs and schedules until it is stopped, which lets running jobs end within a second or hand the rest on. */
 export async function startWorker(
@@ -23,6 +42,7 @@ export async function startWorker(
   },
 ): Promise<Worker> {
   const { workerPool, log, concurrency, connectors = allConnectors } = options;
+  ignoreMigrations(workerPool);
   // Made here, because the runner announces its pool, whose id locks jobs, before it can be listened to.
   const events: WorkerEvents = new EventEmitter();
   let workerId: string | undefined;

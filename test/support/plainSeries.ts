@@ -23,14 +23,23 @@ export async function plainSeries(client: pg.ClientBase, question: PlainQuestion
   const local = '"timestamp" at time zone $4';
   const weekShift = `interval '${(weekStart + 6) % 7} days'`;
   const monthShift = `interval '${fiscalYearStart - 1} months'`;
+  // Where clocks change inside, the second part begins with the change.
+  const short = (begin: string) => `(select min(m) from (values (${begin})) b (local)
+    cross join lateral generate_series("timestamp" - (${local} - b.local), "timestamp", '30 seconds') m
+    where m at time zone $4 - m at time zone 'UTC' = ${local} - "timestamp" at time zone 'UTC')`;
+  // Of a time that clocks show twice, the first.
+  const long = (begin: string) => `(select min(m) from (values (${begin})) b (local)
+    cross join lateral (values (0), (20), (30), (60), (120)) o (minutes)
+    cross join lateral (values ((b.local at time zone $4) - o.minutes * interval '1 minute')) c (m)
+    where minutes = 0 or m at time zone $4 = b.local)`;
   const bucket: Record<string, string> = {
-    QUARTER_HOUR: `"timestamp" - ((${local}) - date_bin('15 minutes', ${local}, '1970-01-01'))`,
-    HOUR: `date_trunc('hour', "timestamp", $4)`,
-    DAY: `date_trunc('day', "timestamp", $4)`,
-    WEEK: `(date_trunc('week', (${local}) - ${weekShift}) + ${weekShift}) at time zone $4`,
-    MONTH: `date_trunc('month', "timestamp", $4)`,
-    QUARTER: `(date_trunc('quarter', (${local}) - ${monthShift}) + ${monthShift}) at time zone $4`,
-    YEAR: `(date_trunc('year', (${local}) - ${monthShift}) + ${monthShift}) at time zone $4`,
+    QUARTER_HOUR: short(`date_bin('15 minutes', ${local}, '1970-01-01')`),
+    HOUR: short(`date_trunc('hour', ${local})`),
+    DAY: long(`date_trunc('day', ${local})`),
+    WEEK: long(`date_trunc('week', (${local}) - ${weekShift}) + ${weekShift}`),
+    MONTH: long(`date_trunc('month', ${local})`),
+    QUARTER: long(`date_trunc('quarter', (${local}) - ${monthShift}) + ${monthShift}`),
+    YEAR: long(`date_trunc('year', (${local}) - ${monthShift}) + ${monthShift}`),
     HOUR_OF_DAY: `to_char(${local}, 'HH24')`,
     DAY_OF_WEEK: `to_char(${local}, 'FMDAY')`,
     ALL: `'all' || left($4, 0)`,
