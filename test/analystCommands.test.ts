@@ -127,16 +127,17 @@ it("grants a login with the longest name, gives it another password, lists and r
   expect((await run("revoke", args)).code).toBe(1);
 });
 
+const ELSEWHERE = `elsewhere_${process.pid}`;
 it("ends sessions with the login, whatever they run, and whatever the login did to keep itself", async () => {
   const analyst = await makeAnalyst(database, acme);
   const other = await makeAnalyst(database, globex, "other");
   await analyst.write("alter default privileges grant select on tables to public");
-  // Every login may connect to this one.
-  const elsewhere = new pg.Client({ connectionString: databaseUrl(analyst.url, "postgres") });
-  await elsewhere.connect();
-  await elsewhere.query("set default_transaction_read_only = off");
-  await elsewhere.query("alter default privileges grant select on tables to public");
-  await elsewhere.end();
+  // Somebody else's, to which every login may connect.
+  await asRoot(`create database ${ELSEWHERE} template template0 strategy file_copy`);
+  await withClient(databaseUrl(analyst.url, ELSEWHERE), async (client) => {
+    await client.query("set default_transaction_read_only = off");
+    await client.query("alter default privileges grant select on tables to public");
+  });
   const client = new pg.Client({ connectionString: analyst.url });
   client.on("error", () => {});
   await client.connect();
@@ -148,6 +149,7 @@ it("ends sessions with the login, whatever they run, and whatever the login did 
     ({ rowCount }) => rowCount === 1,
   );
   expect((await run("revoke", bi)).code).toBe(0);
+  await asRoot(`drop database ${ELSEWHERE}`);
   expect(await outcome).toBe("57P01");
   expect(await refusal(count(analyst.url))).toBe("28P01");
   expect((await asRoot("select from pg_default_acl where defaclrole <> 'erp_user'::regrole")).rowCount).toBe(
