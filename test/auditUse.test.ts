@@ -179,6 +179,15 @@ describe("a row", () => {
       },
     ],
     [
+      'a@acme.test: api_key.created 7 (name: Till; scopes: ["events:write"])',
+      {
+        action: "api_key.created",
+        resource: "api_key",
+        changes:
+          '{"before": {}, "after": {"id": "7", "name": "Till", "scopes": ["events:write"], "tenant_id": "8", "created_at": "x"}}',
+      },
+    ],
+    [
       "somebody who is not signed in: user.role_changed 7",
       { actorKind: "anonymous", actorName: null, changes: "{}" },
     ],

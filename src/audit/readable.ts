@@ -13,6 +13,8 @@ export type Told = {
   changes: string;
 };
 
+/** The row says these, or nobody wants to know. */
+const UNTOLD = new Set(["id", "tenant_id", "created_at", "updated_at"]);
 const LONGEST_VALUE = 80;
 const MOST_DIFFERENCES = 6;
 
@@ -43,7 +45,7 @@ const textOf = (json: string | undefined): string | null =>
 /** One sentence for people: who, what, to which thing, and what changed. */
 export function sentenceOf(row: Told): string {
   const { action, resource, resourceId, changes } = row;
-  const differences = differencesOf(changes);
+  const differences = differencesOf(changes).filter(({ path }) => !UNTOLD.has(path));
   const told = differences.slice(0, MOST_DIFFERENCES).map(tell);
   if (differences.length > told.length) told.push(`and ${differences.length - told.length} more`);
   const thing = [action.startsWith(`${resource}.`) ? "" : resource, resourceId ?? ""]
