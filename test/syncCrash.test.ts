@@ -8,6 +8,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { expect, it } from "@jest/globals";
 import { environmentWith } from "../src/config.ts";
 import { makeKeyRing } from "../src/crypto/keyRing.ts";
+import { withClient } from "../src/db/pools.ts";
 import { paths } from "../src/paths.ts";
 import { startSquareSimulator } from "./simulators/square.ts";
 import { createTestDatabase } from "./support/database.ts";
@@ -21,7 +22,7 @@ const ORDERS = 250 * CRASHES;
 const TOKEN = "simulator-token";
 
 it(
-  `has what the provider has, whenever its worker is killed: ${CRASHES} times`,
+  `has what the provider has, whenever its worker is killed or loses its connections: ${CRASHES} times`,
   async () => {
     const database = await createTestDatabase();
     const dataDir = await mkdtemp(join(tmpdir(), "erp-sync-crash-"));
@@ -72,19 +73,30 @@ it(
         );
         return rows[0] as { pages: number; over: boolean | null };
       };
+      /** As when PostgreSQL restarts: the worker goes on by itself. */
+      const sever = () =>
+        withClient(database.urls.root, (root) =>
+          root.query(
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'erp_worker' and datname = current_database()",
+          ),
+        );
       await sync.request();
       let crashes = 0;
       for (; crashes < CRASHES; crashes++) {
         const before = await pages();
         if (before.over) await sync.request();
-        const doomed = start();
+        const worker = child ?? start();
         await until(pages, (seen) => seen.pages > before.pages, 60_000);
         // Anywhere between two steps: a call, a page, a lease.
         await wait(randomInt(150));
-        await kill(doomed);
+        if (crashes % 2 === 1) await sever();
+        else {
+          await kill(worker);
+          child = undefined;
+        }
         await passAMinute(database.owner);
       }
-      start();
+      if (!child) start();
       await until(pages, ({ over }) => over === true, 120_000);
       expect(await sync.integration()).toMatchObject({ sync_status: "succeeded" });
       const { rows } = await database.owner.query(
