@@ -1,5 +1,4 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
+import type { ChildProcess } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,6 +12,7 @@ import { createTenant, type TestTenant } from "./support/tenants.ts";
 import { until } from "./support/until.ts";
 import { createCsvIntegration, csvOf, csvOfCount, line, mapping, send } from "./support/uploads.ts";
 import { startTestWorker } from "./support/worker.ts";
+import { killProcess, spawnWorker } from "./support/workerProcess.ts";
 
 let database: TestDatabase;
 let api: TestApi;
@@ -37,7 +37,7 @@ beforeEach(async () => {
 afterEach(async () => {
   await worker?.stop();
   worker = undefined;
-  for (const child of children.splice(0)) if (child.exitCode === null) child.kill("SIGKILL");
+  await Promise.all(children.splice(0).map(killProcess));
 });
 afterAll(async () => {
   await api.close();
@@ -216,26 +216,15 @@ it("a file that cannot be read stops none behind it", async () => {
 
 it("goes on where it was when its worker is killed between pages; nothing is lost or doubled", async () => {
   const start = () => {
-    const child = spawn(process.execPath, ["--import", "./scripts/runtime.mjs", "src/main.ts", "worker"], {
-      env: {
-        PATH: process.env.PATH,
-        DATABASE_URL: database.urls.owner,
-        AUTHENTICATOR_DATABASE_URL: database.urls.authenticator,
-        WORKER_DATABASE_URL: database.urls.worker,
-        DATA_DIR: dataDir,
-        ENCRYPTION_KEYS: `test:${Buffer.alloc(32, 1).toString("base64")}`,
-        LOG_LEVEL: "error",
-      },
-      stdio: ["ignore", "ignore", "inherit"],
-    });
+    const encryptionKeys = `test:${Buffer.alloc(32, 1).toString("base64")}`;
+    const child = spawnWorker(database, { dataDir, encryptionKeys });
     children.push(child);
     return child;
   };
   await upload(csvOfCount(30_000));
   const doomed = start();
   await until(tally, ({ events }) => events >= 4_000, 60_000);
-  doomed.kill("SIGKILL");
-  await once(doomed, "exit");
+  await killProcess(doomed);
   const { events: before } = await tally();
   expect(before).toBeLessThan(30_000);
   await passAMinute(database.owner);

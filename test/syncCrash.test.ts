@@ -1,21 +1,19 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { randomBytes, randomInt } from "node:crypto";
-import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
 import { expect, it } from "@jest/globals";
-import { environmentWith } from "../src/config.ts";
 import { makeKeyRing } from "../src/crypto/keyRing.ts";
 import { withClient } from "../src/db/pools.ts";
-import { paths } from "../src/paths.ts";
 import { startSquareSimulator } from "./simulators/square.ts";
 import { createTestDatabase } from "./support/database.ts";
 import { passAMinute } from "./support/passAMinute.ts";
 import { connect, watchSyncs } from "./support/syncs.ts";
 import { createTenant } from "./support/tenants.ts";
 import { until } from "./support/until.ts";
+import { killProcess, spawnWorker } from "./support/workerProcess.ts";
 
 const CRASHES = process.env.ERP_TEST_LONG ? 50 : 3;
 const ORDERS = 250 * CRASHES;
@@ -37,27 +35,12 @@ it(
     });
     let child: ChildProcess | undefined;
     const start = () => {
-      child = spawn(process.execPath, ["--import", "./scripts/runtime.mjs", "src/main.ts", "worker"], {
-        cwd: paths.root,
-        stdio: ["ignore", "ignore", "inherit"],
-        env: environmentWith({
-          DATABASE_URL: database.urls.owner,
-          AUTHENTICATOR_DATABASE_URL: database.urls.authenticator,
-          WORKER_DATABASE_URL: database.urls.worker,
-          DATA_DIR: dataDir,
-          ENCRYPTION_KEYS: `${encryptionKey.id}:${encryptionKey.key}`,
-          SIMULATOR_URL: simulator.url,
-          NODE_OPTIONS: "",
-          LOG_LEVEL: "error",
-        }),
+      child = spawnWorker(database, {
+        dataDir,
+        encryptionKeys: `${encryptionKey.id}:${encryptionKey.key}`,
+        simulatorUrl: simulator.url,
       });
       return child;
-    };
-    const kill = async (killed: ChildProcess) => {
-      if (killed.exitCode !== null || killed.signalCode !== null) return;
-      const ended = once(killed, "exit");
-      killed.kill("SIGKILL");
-      await ended;
     };
     try {
       const acme = await createTenant(database.owner, "acme");
@@ -91,7 +74,7 @@ it(
         await wait(randomInt(150));
         if (crashes % 2 === 1) await sever();
         else {
-          await kill(worker);
+          await killProcess(worker);
           child = undefined;
         }
         await passAMinute(database.owner);
@@ -125,7 +108,7 @@ it(
         `${crashes} crashes, ${truth.length} records, ${simulator.requests.length} calls for ${(await pages()).pages} pages`,
       );
     } finally {
-      if (child) await kill(child);
+      if (child) await killProcess(child);
       await simulator.close();
       await database.drop();
       await rm(dataDir, { recursive: true, force: true });

@@ -1,5 +1,4 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
+import type { ChildProcess } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,6 +13,7 @@ import { secret, secretKey } from "./support/secrets.ts";
 import { createTenant, type TestTenant } from "./support/tenants.ts";
 import { until } from "./support/until.ts";
 import { startTestWorker } from "./support/worker.ts";
+import { killProcess, spawnWorker } from "./support/workerProcess.ts";
 
 const ACCESS_TOKEN = secret("an access token");
 const encryptionKey = { id: "test", key: secretKey("a key-encryption key") };
@@ -47,7 +47,7 @@ beforeEach(async () => {
 afterEach(async () => {
   await worker?.stop();
   worker = undefined;
-  for (const child of children.splice(0)) if (child.exitCode === null) child.kill("SIGKILL");
+  await Promise.all(children.splice(0).map(killProcess));
   await simulator?.close();
 });
 
@@ -174,18 +174,10 @@ it("pulls every page once; a second sync adds nothing; the audit log tells both"
 it("goes on where it was when its worker is killed in the middle of a page; nothing is lost or doubled", async () => {
   await simulate({ latencyMs: 30, orders: 1500 });
   const start = () => {
-    const child = spawn(process.execPath, ["--import", "./scripts/runtime.mjs", "src/main.ts", "worker"], {
-      env: {
-        PATH: process.env.PATH,
-        DATABASE_URL: database.urls.owner,
-        AUTHENTICATOR_DATABASE_URL: database.urls.authenticator,
-        WORKER_DATABASE_URL: database.urls.worker,
-        DATA_DIR: dataDir,
-        ENCRYPTION_KEYS: `${encryptionKey.id}:${encryptionKey.key}`,
-        SIMULATOR_URL: simulator.url,
-        LOG_LEVEL: "error",
-      },
-      stdio: ["ignore", "ignore", "inherit"],
+    const child = spawnWorker(database, {
+      dataDir,
+      encryptionKeys: `${encryptionKey.id}:${encryptionKey.key}`,
+      simulatorUrl: simulator.url,
     });
     children.push(child);
     return child;
@@ -193,8 +185,7 @@ it("goes on where it was when its worker is killed in the middle of a page; noth
   const doomed = start();
   await requestSync();
   await until(tally, ({ order = 0 }) => order >= 500, 60_000);
-  doomed.kill("SIGKILL");
-  await once(doomed, "exit");
+  await killProcess(doomed);
   expect((await tally()).order).toBeLessThan(1500);
   expect((await integration()).sync_status).toBe("running");
   await passAMinute(database.owner);
