@@ -3,6 +3,8 @@ import { jsonPgSmartTags } from "postgraphile/utils";
 const noLookup = { tags: { behavior: "-single -update -delete" } };
 /** A list below each row of another list multiplies: the root field has the same rows. */
 const noList = { tags: { behavior: "-manyRelation:resource:list -manyRelation:resource:connection" } };
+/** Nor a filter: whoever asks which users have such rows reads the log, and the record of that looks at fields alone. */
+const noWayIn = { tags: { behavior: `${noList.tags.behavior} -filterBy` } };
 /** Small tables may be filtered and ordered by what has no index. */
 const filterable = (...names: string[]) =>
   Object.fromEntries(names.map((name) => [name, { tags: { isIndexed: true as const } }]));
@@ -108,8 +110,8 @@ export const smartTags = jsonPgSmartTags({
       "public.tenants.tenants_slug_key": { tags: { behavior: "-update -delete" } },
       "public.tenants.tenants_domain_key": { tags: { behavior: "-update -delete" } },
       "public.analytics_events.analytics_events_tenant_id_fkey": noList,
-      "public.audit_logs.audit_logs_tenant_id_fkey": noList,
-      "public.audit_logs.audit_logs_tenant_id_user_id_fkey": noList,
+      "public.audit_logs.audit_logs_tenant_id_fkey": noWayIn,
+      "public.audit_logs.audit_logs_tenant_id_user_id_fkey": noWayIn,
     },
     procedure: {
       "public.current_account": { tags: { name: "currentUser" } },

@@ -279,7 +279,7 @@ describe("secrets", () => {
     await sql(
       "update integrations set description = $2 where id = $1",
       acme.integrationId,
-      `use sk_live_${CANARY} or postgres://u:${CANARY}@db/x`,
+      `use sk_live_${CANARY} or postgres://u:p@${CANARY}@db/x`,
     );
     expect((await log()).length).toBe(2);
     expect(await leaks()).toBe(0);

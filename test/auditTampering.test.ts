@@ -288,5 +288,63 @@ it("names a tenant whose log is gone, unless the operator's log has a record", a
   await createTenant(database.owner, "platform");
   await sealer.seal();
   await database.owner.query("delete from tenants where id = $1", [recorded.id]);
-  expect((await sealer.verify()).map(({ tenantId }) => tenantId)).not.toContain(recorded.id);
+  const ofRecorded = async () =>
+    (await sealer.verify()).find(({ tenantId }) => tenantId === recorded.id)?.findings;
+  expect(await ofRecorded()).toEqual([
+    { kind: "cut", why: expect.stringContaining("operator's record of that is not sealed yet") },
+  ]);
+  await sealer.seal();
+  expect(await ofRecorded()).toBeUndefined();
+});
+
+/** What the owner can write into the log by plain SQL. */
+const forge = (more: { at?: string; transaction?: string; action?: string; changes?: object; id?: string }) =>
+  change(
+    `insert into audit_logs (tenant_id, actor_kind, action, resource, changes, created_at, transaction_id, id)
+     values ($1, 'database', $2, 'audit_log', $3, coalesce($4::timestamptz, now()), coalesce($5::bigint, app_private.transaction_id()), coalesce($6::uuid, uuidv7()))`,
+    acme.id,
+    more.action ?? "audit_log.purged",
+    JSON.stringify(more.changes ?? { throughSequence: "999999", keptSince: "2099-01-01T00:00:00Z" }),
+    more.at ?? null,
+    more.transaction ?? null,
+    more.id ?? null,
+  );
+
+it("believes no record of retention that is sealed, but of a time to come", async () => {
+  await forge({ at: "2200-01-01T00:00:00Z" });
+  await sealer.seal();
+  await change("delete from audit_logs where id = $1", row(3).id);
+  expect(await complaints()).toEqual([expect.stringMatching(/^deleted: row \d+ .*the row is missing$/)]);
+});
+
+it("believes no record of retention of a transaction that has not begun, and names it", async () => {
+  await forge({ at: "2200-01-01T00:00:00Z", transaction: "9000000000000000000" });
+  await sealer.seal();
+  await change("delete from audit_logs where id = $1", row(3).id);
+  expect((await complaints()).map((one) => one.split(":")[0])).toEqual(["deleted", "inserted"]);
+});
+
+it("names a row that stands before all others, and the database takes none", async () => {
+  await expect(forge({ transaction: "-5" })).rejects.toThrow("audit_logs_place_check");
+  await expect(forge({ at: "infinity" })).rejects.toThrow("audit_logs_place_check");
+  await change("alter table audit_logs drop constraint audit_logs_place_check");
+  try {
+    await forge({ transaction: "-5", action: "user.created", changes: {} });
+    expect(await complaints()).toEqual([expect.stringMatching(/^inserted: .*the row was never sealed$/)]);
+    await change("delete from audit_logs where transaction_id = -5");
+  } finally {
+    await change(
+      "alter table audit_logs add constraint audit_logs_place_check check (transaction_id >= 0 and isfinite(created_at))",
+    );
+  }
+});
+
+it("names a second row with the id of a sealed one", async () => {
+  await change(
+    `insert into audit_logs select (l).* from (
+       select jsonb_populate_record(l, jsonb_build_object('created_at', l.created_at - interval '1 second', 'actor_name', 'somebody else')) as l
+         from audit_logs l where id = $1) c`,
+    row(4).id,
+  );
+  expect(await complaints()).toEqual([expect.stringMatching(new RegExp(`^inserted: .*${row(4).id}`))]);
 });

@@ -104,6 +104,40 @@ describe("searchAuditLogs", () => {
     ]);
   });
 
+  it("records a request of any depth and length so that it can be sealed and read, and hides nothing", async () => {
+    let filter: object = { action: { equalTo: "thing.made" } };
+    for (let depth = 0; depth < 60; depth++) filter = { and: [filter] };
+    const asked = {
+      or: [{ action: { equalTo: "x".repeat(30_000) } }, { actorName: { equalTo: "hidden" } }, filter],
+    };
+    const { errors } = await api.query(
+      "query ($filter: AuditLogFilter) { auditLogs(filter: $filter, first: 1) { nodes { sentence differences { path } } } }",
+      { token: admin, variables: { filter: asked } },
+    );
+    expect(errors).toBeUndefined();
+    const { rows } = await database.owner.query(
+      "select changes::text as said from audit_logs where action = 'audit_log.read' order by id desc limit 1",
+    );
+    expect(rows[0].said).toContain('"hidden"');
+    expect(rows[0].said.length).toBeLessThan(2_000);
+    const nested = `${'{"a":'.repeat(150)}1${"}".repeat(150)}`;
+    await database.owner.query("update tenants set metadata = $2 where id = $1", [globex.id, nested]);
+    await sealer.seal();
+    expect(await sealer.complaints()).toEqual([]);
+  });
+
+  it("is the only way to ask for rows of the log, beside auditLogs", async () => {
+    const { data } = await api.query(
+      "{ __schema { types { name kind inputFields { type { name ofType { name ofType { name } } } } } } }",
+      { token: admin },
+    );
+    const ways = data.__schema.types.filter(
+      ({ name, inputFields }: { name: string; inputFields: object[] | null }) =>
+        !name.startsWith("AuditLog") && JSON.stringify(inputFields ?? []).includes("AuditLog"),
+    );
+    expect(ways.map(({ name }: { name: string }) => name)).toEqual([]);
+  });
+
   it("gives the newest 1,000, and takes rows of any size", async () => {
     await database.owner.query(
       `insert into audit_logs (tenant_id, actor_kind, action, resource, changes, created_at)
@@ -199,6 +233,15 @@ describe("a row", () => {
         changes: '{"before": {"note": "gone"}, "after": {"note": null}}',
       },
     ],
+    [
+      "a@acme.test: integration.updated 7 (config.apiKey: *** → ***)",
+      {
+        action: "integration.updated",
+        resource: "integration",
+        changes: '{"before": {"config": {"apiKey": "***"}}, "after": {"config": {"apiKey": "***"}}}',
+      },
+    ],
+    ["\uFFFDevil: user.role_changed 7", { actorName: "\u202Eevil", changes: "{}" }],
   ])("%s", (sentence, more) => {
     expect(sentenceOf({ ...row, ...more })).toBe(sentence);
   });
@@ -242,6 +285,16 @@ describe("POST /v1/exports/audit_log", () => {
       "select actor_name, changes -> 'request' ->> 'format' as format from audit_logs where action = 'audit_log.exported' order by id",
     );
     expect(rows).toEqual(["ndjson", "csv"].map((format) => ({ actor_name: "admin@acme.test", format })));
+  });
+
+  it("has the rows of a time alone, to the microsecond", async () => {
+    const range = (from: string, to: string) => ({ from: `2026-03-05T${from}Z`, to: `2026-03-05T${to}Z` });
+    for (const [from, to, count] of [
+      ["10:00:00.000000", "10:00:00.000001", 1],
+      ["10:00:00.000001", "10:00:00.000900", 0],
+      ["09:59:59.999999", "10:00:00", 0],
+    ] as const)
+      expect(readLines((await ask(range(from, to), "application/x-ndjson")).text)).toHaveLength(count);
   });
 
   it("has the rows of a time alone when it shall", async () => {

@@ -32,7 +32,10 @@ beforeAll(async () => {
     "update tenants set metadata = $2::jsonb || '{\"big\": 123456789012345678.10}' where id = $1",
     [acme.id, JSON.stringify(odd)],
   );
-  await database.owner.query("update users set last_name = 'Straße 東京' where tenant_id = $1", [acme.id]);
+  await database.owner.query("update users set last_name = $2 where tenant_id = $1", [
+    acme.id,
+    "Straße 東京\u2028x",
+  ]);
   await sealer.seal({ rowsAtOnce: 3 });
   await writeExport(exported());
 }, 60_000);

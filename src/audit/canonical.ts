@@ -17,7 +17,8 @@ export function canonicalMembers(text: string): Map<string, string> {
   return new Map(members.map(({ key, value }) => [key, value]));
 }
 
-const MAX_DEPTH = 100;
+/** What PostgreSQL can nest, and our stack holds. */
+const MAX_DEPTH = 1_000;
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const [TAB, LINE_FEED, RETURN, SPACE, QUOTE, COMMA, COLON] = [9, 10, 13, 32, 34, 44, 58];
 const [OPEN_BRACKET, BACKSLASH, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE] = [91, 92, 93, 123, 125];

@@ -15,6 +15,8 @@ export type Told = {
 
 /** The row says these, or nobody wants to know. */
 const UNTOLD = new Set(["id", "tenant_id", "created_at", "updated_at"]);
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what a sentence must not have
+const UNSEEN = /[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
 const LONGEST_VALUE = 80;
 const MOST_DIFFERENCES = 6;
 
@@ -23,7 +25,9 @@ export function differencesOf(changes: string): Difference[] {
   const members = canonicalMembers(changes);
   const [before, after] = [members.get("before"), members.get("after")];
   const isChange = [...members.keys()].every((name) => name === "before" || name === "after");
-  return isChange ? compare("", before, after) : compare("", undefined, changes);
+  const found = isChange ? compare("", before, after) : compare("", undefined, changes);
+  // One secret took another's place: neither shows.
+  return found.length > 0 ? found : secretsIn("", after);
 }
 
 function compare(path: string, before: string | undefined, after: string | undefined): Difference[] {
@@ -35,6 +39,13 @@ function compare(path: string, before: string | undefined, after: string | undef
       compare(path === "" ? name : `${path}.${name}`, old?.get(name), now?.get(name)),
     );
   return [{ path, before: textOf(before), after: textOf(after) }];
+}
+
+function secretsIn(path: string, json: string | undefined): Difference[] {
+  if (json === '"***"') return [{ path, before: "***", after: "***" }];
+  return [...(membersOf(json) ?? [])].flatMap(([name, value]) =>
+    secretsIn(path === "" ? name : `${path}.${name}`, value),
+  );
 }
 
 const isNothing = (json: string | undefined) => json === undefined || json === "null";
@@ -51,7 +62,8 @@ export function sentenceOf(row: Told): string {
   const thing = [action.startsWith(`${resource}.`) ? "" : resource, resourceId ?? ""]
     .filter(Boolean)
     .join(" ");
-  return `${actorOf(row)}: ${action}${thing ? ` ${thing}` : ""}${told.length > 0 ? ` (${told.join("; ")})` : ""}`;
+  const sentence = `${actorOf(row)}: ${action}${thing ? ` ${thing}` : ""}${told.length > 0 ? ` (${told.join("; ")})` : ""}`;
+  return sentence.replaceAll(UNSEEN, "\uFFFD");
 }
 
 function tell({ path, before, after }: Difference): string {

@@ -11,8 +11,11 @@ import type pg from "pg";
 import { z } from "zod";
 import { claimsOf, type Identity, withRequest } from "../auth/requests.ts";
 
-/** What a person who reads the record wants to know is shorter. */
-const LONGEST = 4_000;
+/** What a person who reads the record wants to know is shorter; and no part of it can be used to hide another. */
+const LONGEST = 20_000;
+const LONGEST_TEXT = 200;
+const LONGEST_LIST = 50;
+const DEEPEST = 16;
 const LOG_TYPE = /^AuditLog/;
 
 const recorded = z.tuple([z.object({ record: z.string() })]);
@@ -52,7 +55,7 @@ export async function recordAuditRead(
   action: "audit_log.read" | "audit_log.exported",
   request: unknown,
 ): Promise<string> {
-  const text = JSON.stringify(request);
+  const text = JSON.stringify(abridged(request, 0));
   const { rows } = await withRequest(pool, identity, (client) =>
     client.query("select app_hidden.record_audit_read($1, $2, $3) as record", [
       claimsOf(identity).tenant_id,
@@ -61,4 +64,16 @@ export async function recordAuditRead(
     ]),
   );
   return recorded.parse(rows)[0].record;
+}
+
+function abridged(value: unknown, depth: number): unknown {
+  if (typeof value === "string")
+    return value.length > LONGEST_TEXT ? `${value.slice(0, LONGEST_TEXT)}...` : value;
+  if (typeof value !== "object" || value === null) return value;
+  if (depth === DEEPEST) return "...";
+  if (Array.isArray(value)) {
+    const first = value.slice(0, LONGEST_LIST).map((one) => abridged(one, depth + 1));
+    return value.length > LONGEST_LIST ? [...first, `... and ${value.length - LONGEST_LIST} more`] : first;
+  }
+  return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, abridged(one, depth + 1)]));
 }

@@ -2,6 +2,7 @@ import type pg from "pg";
 import { z } from "zod";
 import { canonicalMembers } from "../audit/canonical.ts";
 import { SEALED_COLUMNS } from "../audit/row.ts";
+import { microsecondsOf } from "../series/request.ts";
 import type { AuditLogRequest } from "./request.ts";
 import type { Column, Format, Row } from "./table.ts";
 
@@ -22,7 +23,7 @@ export async function* auditLogRows(
   { from, to }: AuditLogRequest,
   format: Format,
 ): AsyncGenerator<Row[]> {
-  const [since, until] = [from, to].map((time) => (time == null ? undefined : Date.parse(time)));
+  const [since, until] = [from, to].map((time) => (time == null ? undefined : microsecondsOf(time)));
   for (let after = "0"; ; ) {
     const { rows } = await client.query({
       name: "read_sealed_rows",
@@ -36,7 +37,7 @@ export async function* auditLogRows(
     const wanted = sealed
       .map(({ sequence, content }) => ({ sequence, members: canonicalMembers(content) }))
       .filter(({ members }) => {
-        const time = Date.parse(JSON.parse(members.get("createdAt") ?? "null"));
+        const time = microsecondsOf(JSON.parse(members.get("createdAt") ?? "null"));
         return !(since !== undefined && time < since) && !(until !== undefined && time >= until);
       });
     yield wanted.map(({ sequence, members }) => [

@@ -6,12 +6,13 @@ import { type FoundRow, readRow } from "../row.ts";
 import type { Seal } from "../seal.ts";
 import type { AnchorIndex } from "./anchorIndex.ts";
 import { type TrustedSeal, trustedSeals } from "./chain.ts";
-import { type Differences, explainDifferences, noDifferences, type SealedEntry } from "./differences.ts";
+import { type Differences, explainDifferences, noDifferences, SealedEntries } from "./differences.ts";
 import { type Finding, Findings } from "./findings.ts";
 import { type Purge, purgeFor, purgeOf } from "./purges.ts";
 
 const ROWS_AT_ONCE = 5_000;
 const FIRST_ID = "00000000-0000-0000-0000-000000000000";
+const BEFORE_ALL = { transactionId: "-9223372036854775808", id: FIRST_ID };
 
 const contentRow = z.object({ transaction_id: z.string(), id: z.uuid(), content: z.string() });
 const clusterRow = z.object({ id: z.string() });
@@ -28,16 +29,19 @@ export type Report = {
   waiting: number;
   findings: readonly Finding[];
 };
+/** ended: tenants whose end the log has a sealed record of. */
+type DatabaseReport = Report & { ended: ReadonlySet<string> };
 
 /** Compares a tenant's log in the database with its seals, and these with the anchor's. */
 export async function verifyTenant(
   client: Queryable,
   tenantId: string,
   { anchor, keys }: { anchor: AnchorIndex; keys: ReadonlyMap<string, AuditKey> },
-): Promise<Report> {
+): Promise<DatabaseReport> {
   const findings = new Findings();
   const differences = noDifferences();
-  const purges = await findPurges(client, tenantId);
+  const purges: Purge[] = [];
+  const ended = new Set<string>();
   const places = new Map<string, Place>();
   const report = { seals: 0, verified: 0, purged: 0, waiting: 0 };
   const sources = {
@@ -52,79 +56,84 @@ export async function verifyTenant(
     const { clusterId, lastTransactionId } = trusted.seal;
     const end = { transactionId: lastTransactionId, id: trusted.entries.at(-1)?.id ?? FIRST_ID };
     const rows = await rowsUpTo(client, tenantId, clusterId, places.get(clusterId), end);
-    compare(trusted, rows, purges, differences, report);
+    for (const { row, sealedAt } of compare(trusted, rows, differences)) {
+      report.verified++;
+      const purge = purgeOf(row, sealedAt);
+      if (purge) purges.push(purge);
+      const gone = endedBy(row);
+      if (gone) ended.add(gone);
+    }
     places.set(clusterId, end);
     lastSequence = trusted.lastSequence;
     report.seals++;
   }
   // A row that somebody gave another place is missing where it was, and seems to wait.
   const missing = new Set(differences.missing.map(({ id }) => id));
+  const unproven: Purge[] = [];
+  const next = await nextTransaction(client);
   for (const id of await clusters(client, tenantId))
     for await (const rows of rowsAfter(client, tenantId, id, places.get(id))) {
-      const moved = rows.filter((row) => missing.has(row.id));
-      differences.extra.push(...moved);
-      report.waiting += rows.length - moved.length;
-    }
-
-  withdraw(purges, differences, report);
-  explainDifferences(differences, lastSequence, findings);
-  return { ...report, findings: findings.all };
-}
-
-type Counts = { verified: number; purged: number };
-type PurgeState = Map<string, { purge: Purge; taken: SealedEntry[] }>;
-
-function compare(
-  { seal, entries }: TrustedSeal,
-  rows: readonly FoundRow[],
-  purges: PurgeState,
-  differences: Differences,
-  report: Counts,
-) {
-  const found = new Map(rows.map((row) => [row.id, row]));
-  entries.forEach((entry, index) => {
-    const sealed = { ...entry, sequence: seal.firstSequence + index, sealedAt: seal.sealedAt };
-    const row = found.get(entry.id);
-    found.delete(entry.id);
-    if (row?.hash.equals(entry.hash)) report.verified++;
-    else if (row) differences.edited.push({ sealed, row });
-    else {
-      const purge = purgeFor(
-        [...purges.values()].map((state) => state.purge),
-        sealed,
-      );
-      if (!purge) differences.missing.push(sealed);
-      else {
-        purges.get(purge.id)?.taken.push(sealed);
-        report.purged++;
+      for (const row of rows) {
+        const isOfFuture = id === next.clusterId && BigInt(transactionOf(row)) >= BigInt(next.transactionId);
+        if (missing.has(row.id) || isOfFuture) differences.extra.push(row);
+        else {
+          report.waiting++;
+          const purge = purgeOf(row, row.createdAt);
+          if (purge) unproven.push(purge);
+        }
       }
     }
-  });
-  differences.extra.push(...found.values());
+
+  const gone = differences.missing.splice(0);
+  for (const entry of gone)
+    if (purgeFor(purges, entry)) report.purged++;
+    else if (purgeFor(unproven, entry)) differences.unproven.push(entry);
+    else differences.missing.push(entry);
+  explainDifferences(differences, lastSequence, findings);
+  return { ...report, ended, findings: findings.all };
 }
 
-/** A record that is not what was sealed, or was put among sealed rows, allows nothing. */
-function withdraw(purges: PurgeState, differences: Differences, report: Counts) {
-  const doubtful = [...differences.edited.map(({ row }) => row.id), ...differences.extra.map(({ id }) => id)];
-  for (const id of doubtful) {
-    const taken = purges.get(id)?.taken ?? [];
-    differences.missing.push(...taken);
-    report.purged -= taken.length;
+/** Yields the rows that are what was sealed, each with the time of its seal. */
+function* compare(
+  { seal, entries }: TrustedSeal,
+  rows: readonly FoundRow[],
+  differences: Differences,
+): Generator<{ row: FoundRow; sealedAt: string }> {
+  const { firstSequence, sealedAt } = seal;
+  const sealed = new SealedEntries();
+  for (const [index, entry] of entries.entries())
+    sealed.add({ ...entry, sequence: firstSequence + index, sealedAt });
+  const others: FoundRow[] = [];
+  // First those whose entry is beyond doubt: a row of the same id may stand beside one.
+  for (const row of rows) {
+    const entry = sealed.exactly(row);
+    if (entry) yield { row, sealedAt };
+    else others.push(row);
   }
+  for (const row of others) {
+    const entry = sealed.take(row);
+    if (entry) differences.edited.push({ sealed: entry, row });
+    else differences.extra.push(row);
+  }
+  differences.missing.push(...sealed.left());
 }
 
-async function findPurges(client: Queryable, tenantId: string): Promise<PurgeState> {
+/** The tenant whose end the row records, in the operator's log. */
+function endedBy({ columns }: FoundRow): string | undefined {
+  if (columns.get("action") !== '"tenant.deleted"') return undefined;
+  const id: unknown = JSON.parse(columns.get("resourceId") ?? "null");
+  return typeof id === "string" ? id : undefined;
+}
+
+const transactionOf = ({ columns }: FoundRow): string =>
+  String(JSON.parse(columns.get("transactionId") ?? '"0"'));
+
+/** No row of this cluster is of a transaction that has not begun. */
+async function nextTransaction(client: Queryable): Promise<{ clusterId: string; transactionId: string }> {
   const { rows } = await client.query(
-    `select app_private.audit_content(l) as content from public.audit_logs l
-      where l.tenant_id = $1 and l.action = 'audit_log.purged'`,
-    [tenantId],
+    `select app_private.cluster_id()::text as "clusterId", pg_snapshot_xmax(pg_current_snapshot())::text as "transactionId"`,
   );
-  const purges = z
-    .object({ content: z.string() })
-    .array()
-    .parse(rows)
-    .map(({ content }) => purgeOf(readRow(content)));
-  return new Map(purges.flatMap((purge) => (purge ? [[purge.id, { purge, taken: [] }] as const] : [])));
+  return z.object({ clusterId: z.string(), transactionId: z.string() }).parse(rows[0]);
 }
 
 async function loadSeal(client: Queryable, tenantId: string, number: number): Promise<Seal | undefined> {
@@ -175,7 +184,7 @@ async function* rowsAfter(
   after: Place | undefined,
   end?: Place,
 ): AsyncGenerator<FoundRow[]> {
-  for (let place = after ?? { transactionId: "-1", id: FIRST_ID }; ; ) {
+  for (let place = after ?? BEFORE_ALL; ; ) {
     const { rows } = await client.query({
       name: end ? "rows_between" : "rows_after",
       text: `select l.transaction_id, l.id, app_private.audit_content(l) as content

@@ -4,15 +4,50 @@ import type { Findings } from "./findings.ts";
 
 export type SealedEntry = Entry & { sequence: number; sealedAt: string };
 
+/** Entries that no row was found for yet. Two rows may have one id: its hash says whose an entry is. */
+export class SealedEntries {
+  readonly #byId = new Map<string, SealedEntry[]>();
+
+  add(entry: SealedEntry): void {
+    this.#byId.set(entry.id, [...(this.#byId.get(entry.id) ?? []), entry]);
+  }
+
+  /** The entry of a row that is what was sealed. */
+  exactly({ id, hash }: FoundRow): SealedEntry | undefined {
+    return this.#remove(
+      id,
+      this.#byId.get(id)?.find((one) => one.hash.equals(hash)),
+    );
+  }
+
+  /** The entry of a row; of one that was edited, that with its id. */
+  take(row: FoundRow): SealedEntry | undefined {
+    return this.exactly(row) ?? this.#remove(row.id, this.#byId.get(row.id)?.[0]);
+  }
+
+  #remove(id: string, entry: SealedEntry | undefined): SealedEntry | undefined {
+    const others = (this.#byId.get(id) ?? []).filter((one) => one !== entry);
+    if (others.length > 0) this.#byId.set(id, others);
+    else this.#byId.delete(id);
+    return entry;
+  }
+
+  left(): SealedEntry[] {
+    return [...this.#byId.values()].flat();
+  }
+}
+
 /** What differs between sealed entries and the rows that were found, until it is known what that means. */
 export type Differences = {
   /** Found, with other content than was sealed. */
   edited: { sealed: SealedEntry; row: FoundRow }[];
   missing: SealedEntry[];
+  /** Missing by a record of retention that is not sealed, and so proves nothing. */
+  unproven: SealedEntry[];
   /** Found where no row was sealed. */
   extra: FoundRow[];
 };
-export const noDifferences = (): Differences => ({ edited: [], missing: [], extra: [] });
+export const noDifferences = (): Differences => ({ edited: [], missing: [], unproven: [], extra: [] });
 
 const PLACES = [
   ["id"],
@@ -58,6 +93,14 @@ export function explainDifferences(found: Differences, lastSequence: number, fin
       ids: [id],
       when: [sealedAt, sealedAt],
       why: sequence >= tail ? "the end of the log is missing" : "the row is missing",
+    });
+  for (const { sequence, id, sealedAt } of found.unproven)
+    findings.add({
+      kind: "deleted",
+      rows: [sequence, sequence],
+      ids: [id],
+      when: [sealedAt, sealedAt],
+      why: "a record of retention says so, but is not sealed yet: verify again after the next sealing",
     });
   for (const { id, createdAt } of extra)
     findings.add({

@@ -1,12 +1,11 @@
 import { createReadStream } from "node:fs";
-import { createInterface } from "node:readline";
 import { z } from "zod";
 import type { AuditKey } from "../keys.ts";
 import { type FoundRow, readRow } from "../row.ts";
 import type { AnchorIndex } from "./anchorIndex.ts";
 import { trustedSeals } from "./chain.ts";
 import type { Report } from "./database.ts";
-import { explainDifferences, noDifferences, type SealedEntry } from "./differences.ts";
+import { explainDifferences, noDifferences, SealedEntries } from "./differences.ts";
 import { type Finding, Findings } from "./findings.ts";
 import { type Purge, purgeFor, purgeOf } from "./purges.ts";
 
@@ -23,13 +22,13 @@ export async function verifyExport(
   const findings = new Findings();
   const differences = noDifferences();
   const report = { seals: 0, verified: 0, purged: 0, waiting: 0 };
-  const sealed = new Map<string, SealedEntry>();
+  const sealed = new SealedEntries();
   const purges: Purge[] = [];
   let tenantId: string | undefined;
   let lastSequence = 0;
   let place = 0;
   let count = 0;
-  for await (const text of createInterface({ input: createReadStream(path) })) {
+  for await (const text of linesOf(path)) {
     count++;
     if (text.trim() === "") continue;
     let row: FoundRow;
@@ -46,14 +45,13 @@ export async function verifyExport(
       const sources = { tenantId, stored: undefined, lastStored: 0, anchor, keys };
       for await (const { seal, entries, lastSequence: last } of trustedSeals(sources, findings)) {
         entries.forEach((entry, index) => {
-          sealed.set(entry.id, { ...entry, sequence: seal.firstSequence + index, sealedAt: seal.sealedAt });
+          sealed.add({ ...entry, sequence: seal.firstSequence + index, sealedAt: seal.sealedAt });
         });
         lastSequence = last;
         report.seals++;
       }
     }
-    const entry = sealed.get(row.id);
-    sealed.delete(row.id);
+    const entry = sealed.take(row);
     if (!entry) {
       differences.extra.push(row);
       continue;
@@ -61,7 +59,7 @@ export async function verifyExport(
     if (!row.hash.equals(entry.hash)) differences.edited.push({ sealed: entry, row });
     else {
       report.verified++;
-      const purge = purgeOf(row);
+      const purge = purgeOf(row, entry.sealedAt);
       if (purge) purges.push(purge);
     }
     if (entry.sequence < place || (line.sequence ?? entry.sequence) !== entry.sequence)
@@ -75,11 +73,22 @@ export async function verifyExport(
     place = Math.max(place, entry.sequence);
   }
   if (!partial)
-    for (const entry of sealed.values())
+    for (const entry of sealed.left())
       if (purgeFor(purges, entry)) report.purged++;
       else differences.missing.push(entry);
   explainDifferences(differences, lastSequence, findings);
   return { ...report, tenantId, findings: findings.all };
+}
+
+/** Ends in line feeds alone: node:readline also takes U+2028 for an end, which may stand in a text. */
+async function* linesOf(path: string): AsyncGenerator<string> {
+  let rest = "";
+  for await (const chunk of createReadStream(path, "utf8")) {
+    const lines = `${rest}${chunk}`.split("\n");
+    rest = lines.pop() ?? "";
+    yield* lines;
+  }
+  if (rest !== "") yield rest;
 }
 
 const unreadable = (count: number, error: unknown): Finding => ({

@@ -14,15 +14,18 @@ const changes = z.object({
 });
 
 /** A record of retention in the log itself: up to which row it took rows, and how old they were. */
-export type Purge = { id: string; throughSequence: number; keptSince: number; used: boolean };
+export type Purge = { throughSequence: number; keptSince: number };
 
-/** Undefined: the row is none, or says what none may. */
-export function purgeOf(row: FoundRow): Purge | undefined {
+/**
+ * Undefined: the row is none, or says what none may.
+ * @param sealedAt of the row's own seal: a row can say of itself that it is of any time
+ */
+export function purgeOf(row: FoundRow, sealedAt: string): Purge | undefined {
   if (row.columns.get("action") !== '"audit_log.purged"' || row.columns.get("resource") !== '"audit_log"')
     return undefined;
   const said = changes.safeParse(JSON.parse(row.columns.get("changes") ?? "null"));
-  if (!said.success || !(said.data.keptSince <= Date.parse(row.createdAt) - FLOOR_MS)) return undefined;
-  return { id: row.id, ...said.data, used: false };
+  const latest = Math.min(Date.parse(row.createdAt), Date.parse(sealedAt)) - FLOOR_MS;
+  return said.success && said.data.keptSince <= latest ? said.data : undefined;
 }
 
 /** The record, if there is one, by which a row may be missing. */
