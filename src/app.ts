@@ -25,6 +25,7 @@ import { makeEventService } from "./events/service.ts";
 import { type ExportLimits, exportLimits } from "./exports/limits.ts";
 import { makeExportsRouter } from "./exports/router.ts";
 import { makeExportService } from "./exports/service.ts";
+import { ApiError } from "./graphql/errors.ts";
 import { makePreset } from "./graphql/preset.ts";
 import { makeSubscriptions } from "./graphql/subscriptions.ts";
 import { isRest, sendError, sendProblem } from "./http/problem.ts";
@@ -187,7 +188,15 @@ export async function createApp(options: AppOptions): Promise<App> {
   });
   const fallback: ErrorRequestHandler = (error: unknown, request, response, next) => {
     if (response.headersSent) return next(error);
-    if (isRest(request)) return sendError(response, error);
+    const isUnreadable = error instanceof URIError;
+    const unreadable = new ApiError("INVALID_INPUT", "The address has an escape (%..) that is none.");
+    if (isRest(request)) return sendError(response, isUnreadable ? unreadable : error);
+    if (isUnreadable) {
+      response
+        .status(400)
+        .json({ errors: [{ message: unreadable.message, extensions: { code: "INVALID_INPUT" } }] });
+      return;
+    }
     log.error({ err: error, requestId: request.id }, "unexpected error in a request");
     const message = `Something went wrong on our side. It is logged under ${String(request.id)}.`;
     response

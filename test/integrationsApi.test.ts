@@ -183,12 +183,22 @@ it.each([
   ["a credential", { ...CONFIG, accessToken: SECRET }, "config.accessToken"],
   ["a number out of range", { ...CONFIG, backfillDays: 0 }, "config.backfillDays"],
   ["a name of the prototype", { ...CONFIG, constructor: 1 }, "config.constructor"],
+  ["a character that cannot be stored", { ...CONFIG, locationIds: ["L1", "a\0b"] }, "config.locationIds[1]"],
 ])("refuses settings with %s", async (_case, config, field) => {
   const answered = await create(config);
   expect(refusal(answered)).toMatchObject({ code: "INVALID_INPUT", reason: "misfit" });
   expect(refusal(answered).fields).toContain(field);
   expect(refusal(answered).message).toContain(`${field}: `);
   expect(JSON.stringify(answered)).not.toContain(SECRET);
+});
+
+it.each([
+  [{ eventType: { column: "" } }, "config.eventType.column"],
+  [{ eventType: { column: "a", valves: {} } }, "config.eventType.valves"],
+  [{ eventType: { constant: 7 } }, "config.eventType.constant"],
+])("names the place within a part that has several forms: %j", async (part, field) => {
+  const answered = await create(part, { provider: "csv" });
+  expect(refusal(answered).fields).toContain(field);
 });
 
 it("refuses a provider that nobody can pull from, and names those that there are", async () => {

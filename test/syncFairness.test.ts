@@ -109,7 +109,8 @@ it("never lets two workers read one stream: the one that was overtaken writes no
   expect(await sync.stream()).toMatchObject({ cursor: { position: 30 } });
 });
 
-it("refuses every write of a worker whose lease went to another one", async () => {
+/** A run of `orders`, as a worker would find it. */
+async function openRun() {
   const acme = await tenant();
   const sync = watchSyncs(database, acme.integrationId);
   const asJob = (sql: string, ...values: unknown[]) =>
@@ -124,6 +125,75 @@ it("refuses every write of a worker whose lease went to another one", async () =
     job.rows[0].id,
   );
   const [{ id: run }] = await sync.runs();
+  return { acme, sync, asJob, run: run as string };
+}
+
+it("cancels a run whose page is being written, after that page", async () => {
+  const { acme, sync, asJob, run } = await openRun();
+  const token = "00000000-0000-4000-8000-000000000001";
+  await asJob("select from app_hidden.begin_run($1, $2, $3)", run, token);
+  const holder = await database.owner.connect();
+  await holder.query("begin");
+  await holder.query("lock table analytics_events in share mode");
+  const page = JSON.stringify([
+    { eventType: "order", eventName: "o", sourceId: "1", source: `square:${acme.integrationId}` },
+  ]);
+  const saving = asJob(
+    `select app_hidden.save_sync_page($1, $2, $3, '${page}', '[]', '{"position": 1}')`,
+    run,
+    token,
+  );
+  const waiting = (count: number) =>
+    until(
+      async () => (await database.owner.query("select from pg_locks where not granted")).rowCount,
+      (found) => found === count,
+    );
+  await waiting(1);
+  const canceling = database.owner.query(
+    "select app_private.end_run($1, $2, 'canceled', null, 'It was canceled.')",
+    [acme.id, run],
+  );
+  await waiting(2);
+  await holder.query("rollback");
+  holder.release();
+  await Promise.all([saving, canceling]);
+  expect(await sync.events()).toEqual(["1"]);
+  expect(await sync.runs()).toMatchObject([{ state: "canceled", pages: "1" }]);
+});
+
+it("keeps the newest thousand of what a stream cannot read", async () => {
+  const { acme, asJob, run } = await openRun();
+  const token = "00000000-0000-4000-8000-000000000001";
+  await asJob("select from app_hidden.begin_run($1, $2, $3)", run, token);
+  const rejected = (from: number) =>
+    JSON.stringify(
+      Array.from({ length: 700 }, (_, index) => ({
+        sourceId: `odd${from + index}`,
+        reason: "odd",
+        record: {},
+      })),
+    );
+  for (const from of [0, 700])
+    await asJob("select app_hidden.save_sync_page($1, $2, $3, '[]', $4, '{}')", run, token, rejected(from));
+  const { rows } = await database.owner.query(
+    "select source_id from rejected_records where integration_id = $1 order by id",
+    [acme.integrationId],
+  );
+  expect(rows.map(({ source_id }) => source_id)).toEqual(
+    Array.from({ length: 1_000 }, (_, index) => `odd${400 + index}`),
+  );
+});
+
+it("waits for a limit whose name is long, too", async () => {
+  const scopes = ["a", "b"].map((end) => `account:${"x".repeat(300)}${end}`);
+  const pauseOf = async (scope: string | undefined) =>
+    (await database.worker.query("select app_hidden.provider_pause('p', $1) as ms", [[scope]])).rows[0].ms;
+  await database.worker.query("select app_hidden.pause_provider('p', $1, 60000, 'x')", [[scopes[0]]]);
+  expect([await pauseOf(scopes[0]), await pauseOf(scopes[1])]).toEqual([expect.any(String), null]);
+});
+
+it("refuses every write of a worker whose lease went to another one", async () => {
+  const { acme, sync, asJob, run } = await openRun();
   const [older, newer] = ["00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"];
   const begin = async (token: string) =>
     (await asJob("select from app_hidden.begin_run($1, $2, $3)", run, token)).rowCount;

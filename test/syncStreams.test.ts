@@ -220,6 +220,11 @@ it("stops a running sync before its next write, and starts none that waits", asy
     expect.objectContaining({ state: "canceled", records_accepted: "0" }),
   ]);
   expect(await sync.integration()).toMatchObject({ sync_status: "canceled", status: "ACTIVE" });
+  // One stream that succeeds later makes up for it.
+  provider.script.answer = pagesUpTo(20);
+  await ask(SYNC, { input: { integrationId: acme.integrationId, streams: ["refunds"] } });
+  await until(sync.integration, ({ sync_status }) => sync_status === "succeeded");
+  provider.script.answer = pagesUpTo(200);
   // The next one goes on where it was.
   await ask(SYNC, { input: { integrationId: acme.integrationId } });
   expect(await until(sync.integration, ({ sync_status }) => sync_status === "succeeded")).toMatchObject({

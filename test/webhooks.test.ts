@@ -77,6 +77,16 @@ it("keeps a delivery as it came, with its job, and answers 200 within a second",
   expect(Math.min(...times)).toBeLessThan(1_000);
 });
 
+it("refuses an address that cannot be read", async () => {
+  for (const path of ["/v1/webhooks/%E0%A4%A", "/v1/integrations/%E0%A4%A/files"]) {
+    const response = await fetch(`${api.url}${path}`, { method: "POST" });
+    expect([response.status, await response.json()]).toEqual([
+      400,
+      expect.objectContaining({ code: "INVALID_INPUT" }),
+    ]);
+  }
+});
+
 it("keeps the same delivery once, however often it comes at a time, and answers 200 each time", async () => {
   const before = await jobs();
   const answers = await Promise.all(

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import type { Connector } from "../../tasks/connectors/connector.ts";
 import { connectors } from "../../tasks/connectors/index.ts";
+import { findFlaw } from "../events/text.ts";
 import { ApiError } from "../graphql/errors.ts";
 import { makeRedact } from "../sync/redact.ts";
 import { environmentsOf } from "./catalogue.ts";
@@ -30,6 +31,11 @@ export function checkConfig<Config>(
   simulatorUrl: string | undefined,
 ): Config {
   const config = objectOr(given, "config");
+  const flaw = findFlaw(config);
+  if (flaw?.reason === "not_storable")
+    refuseMisfit("config", [
+      { path: pathOf(flaw.pointer), says: "has a character that cannot be stored (NUL, or half of one)" },
+    ]);
   const { problems, value } = misfits(connector.config, config);
   const secretKeys = keysOf(connector.credentials);
   refuseMisfit(
@@ -71,6 +77,12 @@ export function checkCredentials<Credentials>(
   );
   return connector.credentials.parse(credentials);
 }
+
+const pathOf = (pointer: string): PropertyKey[] =>
+  pointer
+    .split("/")
+    .slice(1)
+    .map((part) => (/^\d+$/.test(part) ? Number(part) : part.replaceAll("~1", "/").replaceAll("~0", "~")));
 
 function objectOr(given: unknown, root: string): Record<string, unknown> {
   const object = z.record(z.string(), z.unknown()).safeParse(given);

@@ -16,7 +16,7 @@ export function misfits<Value>(schema: z.ZodType<Value>, given: unknown): Fitted
   }
   const known = keysOf(schema);
   const unknown = known.size === 0 ? [] : Object.keys(plain.parse(given)).filter((key) => !known.has(key));
-  const problems = parsed.error.issues.filter(({ code }) => code !== "unrecognized_keys").map(problemOf);
+  const problems = parsed.error.issues.flatMap((issue) => problemsOf(issue, []));
   return { problems: [...problems, ...unknown.map((key) => unknownKey([key]))], value: undefined };
 }
 
@@ -41,7 +41,18 @@ const placeOf = (root: string, path: readonly PropertyKey[]): string =>
     root,
   );
 
-const problemOf = ({ path, message }: z.core.$ZodIssue): Problem => ({ path, says: message, unknown: false });
+function problemsOf(issue: z.core.$ZodIssue, before: PropertyKey[]): Problem[] {
+  const path = [...before, ...issue.path];
+  // Those of the settings themselves are told by misfits, whatever the schema says of them.
+  if (issue.code === "unrecognized_keys")
+    return path.length === 0 ? [] : issue.keys.map((key) => unknownKey([...path, key]));
+  // Of several forms, the one that fits best is meant.
+  const [best] = issue.code === "invalid_union" ? issue.errors.toSorted((a, b) => sizeOf(a) - sizeOf(b)) : [];
+  if (best && best.length > 0) return best.flatMap((one) => problemsOf(one, path));
+  return [{ path, says: issue.message, unknown: false }];
+}
+const sizeOf = (issues: readonly z.core.$ZodIssue[]) =>
+  issues.reduce((size, issue) => size + (issue.code === "unrecognized_keys" ? 1 + issue.keys.length : 1), 0);
 const unknownKey = (path: PropertyKey[]): Problem => ({ path, says: UNKNOWN, unknown: true });
 
 /** Keys of objects that are given and do not come back. */

@@ -26,12 +26,13 @@ const states = [
 
 export function makeReports(polls: number) {
   const reports = new Map<string, Report>();
-  let made = 0;
+  // Ids of a run of this server are of no other run.
+  let made = Date.now();
 
   return {
     find: (id: string) => reports.get(id),
     start(order: Order) {
-      const id = `60239201490${String(++made).padStart(5, "0")}`;
+      const id = `602${++made}`;
       reports.set(id, { ...order, restatements: new Map(order.restatements), id, polls: 0, fate: "good" });
       return { report_run_id: id };
     },
