@@ -188,14 +188,15 @@ export async function createApp(options: AppOptions): Promise<App> {
   });
   const fallback: ErrorRequestHandler = (error: unknown, request, response, next) => {
     if (response.headersSent) return next(error);
-    const isUnreadable = error instanceof URIError;
-    const unreadable = new ApiError("INVALID_INPUT", "The address has an escape (%..) that is none.");
-    if (isRest(request)) return sendError(response, isUnreadable ? unreadable : error);
-    if (isUnreadable) {
-      response
-        .status(400)
-        .json({ errors: [{ message: unreadable.message, extensions: { code: "INVALID_INPUT" } }] });
-      return;
+    const unreadable = "The address has an escape (%..) that is none.";
+    if (isRest(request))
+      return sendError(
+        response,
+        error instanceof URIError ? new ApiError("INVALID_INPUT", unreadable) : error,
+      );
+    if (error instanceof URIError) {
+      const errors = [{ message: unreadable, extensions: { code: "INVALID_INPUT" } }];
+      return void response.status(400).json({ errors });
     }
     log.error({ err: error, requestId: request.id }, "unexpected error in a request");
     const message = `Something went wrong on our side. It is logged under ${String(request.id)}.`;

@@ -11,7 +11,7 @@ import type pg from "pg";
 import { z } from "zod";
 import { claimsOf, type Identity, withRequest } from "../auth/requests.ts";
 
-/** What a person who reads the record wants to know is shorter; and no part of it can be used to hide another. */
+/** What a person who reads the record wants to know is shorter. Where something is left out, the record shows it. */
 const LONGEST = 20_000;
 const LONGEST_TEXT = 200;
 const LONGEST_LIST = 50;

@@ -89,7 +89,8 @@ async function sealTenant(options: SealerOptions, signer: Signer, horizon: Horiz
     const { sealed, isLast } = await sealSome(options, signer, horizon, tenantId);
     count += sealed;
     if (isLast || options.signal?.aborted) return count;
-    await wait(REST * (performance.now() - began));
+    await wait(REST * (performance.now() - began), undefined, { signal: options.signal }).catch(() => {});
+    if (options.signal?.aborted) return count;
   }
 }
 

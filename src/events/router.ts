@@ -98,16 +98,18 @@ export function makeEventsRouter(events: EventService, lastUse: Pick<LastUse, "n
 /** Whose tenant is known for sure: that of an access token, which is signed, and of keys that were looked up lately. */
 function makeProven() {
   const keys = new Map<string, number>();
-  const nameOf = ({ claims }: Identity) =>
-    claims && "key_id" in claims ? `${claims.key_id} ${claims.key_hash}` : "";
+  const keyOf = ({ claims }: Identity) =>
+    claims && "key_id" in claims ? `${claims.key_id} ${claims.key_hash}` : undefined;
   return {
-    has: (identity: Identity) => {
-      const name = nameOf(identity);
-      return name === "" || (keys.get(name) ?? 0) > performance.now();
+    has(identity: Identity) {
+      const key = keyOf(identity);
+      return key === undefined || (keys.get(key) ?? 0) > performance.now();
     },
     add(identity: Identity) {
+      const key = keyOf(identity);
+      if (key === undefined) return;
       if (keys.size >= MOST_PROVEN) keys.clear();
-      keys.set(nameOf(identity), performance.now() + PROVEN_MS);
+      keys.set(key, performance.now() + PROVEN_MS);
     },
   };
 }

@@ -4,7 +4,7 @@ import { makeBounded, makeBoundedEach } from "../auth/bounded.ts";
 import type { LastUse } from "../auth/lastUse.ts";
 import { claimsOf, type Identity, identityOf } from "../auth/requests.ts";
 import { ApiError } from "../graphql/errors.ts";
-import { decode, makeBytesInFlight, mediaTypeOf, readBody, unpackerOf } from "../http/body.ts";
+import { decode, makeBytesInFlight, mediaTypeOf, readBody, unpackerOf, unsupported } from "../http/body.ts";
 import { describeError, sendError, sendProblem } from "../http/problem.ts";
 import { seriesRequest } from "../series/request.ts";
 import type { ExportLimits } from "./limits.ts";
@@ -66,10 +66,9 @@ export function makeExportsRouter(
     const identity = identityOf(request);
     const { tenant_id } = claimsOf(identity);
     const format = formatOf(request);
-    if (mediaTypeOf(request.headers["content-type"]) !== "application/json") {
-      const message = `Content-Type is "${mediaTypeOf(request.headers["content-type"])}"; it must be application/json.`;
-      throw new ApiError("INVALID_INPUT", message, { status: 415 });
-    }
+    const mediaType = mediaTypeOf(request.headers["content-type"]);
+    if (mediaType !== "application/json")
+      throw unsupported(`Content-Type is "${mediaType}"; it must be application/json.`);
     await exports.authorize(identity, permission);
     const start = parse(readJson(await readText(request, tenant_id)));
     await inTurnOfTenant(tenant_id, () =>
